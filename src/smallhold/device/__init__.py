@@ -1,0 +1,1 @@
+"""What every device needs: trust, install, the journal, and the runtimes (`backends`)."""
