@@ -1,0 +1,21 @@
+"""From a decision schema to a calibrated answer: signal door, decision plan, sessions.
+
+The public names are loaded on first use, so that a module of this folder can be imported without its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smallhold.decide.local import Decision, LocalBundle, LocalTask, TaskSession, check_bundle, open_bundle
+
+__all__ = ["Decision", "LocalBundle", "LocalTask", "TaskSession", "check_bundle", "open_bundle"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from smallhold.decide import local
+
+        return getattr(local, name)
+    raise AttributeError(f"module 'smallhold.decide' has no attribute {name!r}")

@@ -1,0 +1,309 @@
+"""Open a bundle and ask it: the Python API of the device.
+
+::
+
+    bundle = smallhold.open("icu-risk.bundle")
+    session = bundle.task("icu-risk").session(static)
+    session.observe("HR", 118.0)
+    session.close_bin()
+    decision = session.decide()
+
+The stable prefix and every closed bin stay in the key-value cache; a decision reads logits and leaves it unchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from smallhold.decide.plan import Answer, FieldPlan, answer_field, plan_field, validate_answer
+from smallhold.decide.signal import SignalState
+from smallhold.decide.signal_encoder import SignalEncoder
+from smallhold.decide.task import Task
+from smallhold.decide.trees import Trees
+from smallhold.device.backends import Backend, Session
+from smallhold.device.bundle_files import BundleFiles, open_bundle_files
+from smallhold.device.home import Home
+from smallhold.device.manifest import Manifest
+from smallhold.device.trust import load_trusted_keys, unsafe_read_manifest, verify_bundle
+from smallhold.errors import BackendError, BundleError, CapacityError, DecisionError, InputError, ShapeError
+
+FloatArray = NDArray[np.float32]
+BackendName = Literal["onnx_runtime", "reference"]
+
+#: Where each runtime finds the trunk inside a bundle.
+TRUNK_FILES: dict[str, str] = {"onnx_runtime": "onnx/trunk.onnx", "reference": "gguf/trunk.gguf"}
+
+
+def open_bundle(
+    path: str | Path,
+    *,
+    backend: BackendName = "onnx_runtime",
+    trusted_keys: Path | None = None,
+    now: datetime | None = None,
+    unsafe_skip_verification: bool = False,
+) -> LocalBundle:
+    """Verify a bundle and load its trunk.
+
+    Args:
+        path: A bundle directory, or the same as an uncompressed ZIP.
+        backend: `onnx_runtime`, or `reference` (numpy, slow, the oracle).
+        trusted_keys: Folder of public keys; default: the `trust` folder of the home directory.
+        now: Moment that expiry is judged by; default: the wall clock.
+        unsafe_skip_verification: Load without checking signature, digests or expiry. For bundles that this very
+            program has just written; never for one that came from elsewhere.
+
+    Raises:
+        BundleError: the bundle is not genuine; the subclass says how.
+        BackendError: the runtime cannot load the trunk.
+    """
+    files = open_bundle_files(Path(path))
+    if unsafe_skip_verification:
+        manifest = unsafe_read_manifest(files)
+    else:
+        keys = load_trusted_keys(trusted_keys or Home.default().trust)
+        manifest = verify_bundle(files, keys, now=now or datetime.now(UTC))
+    return LocalBundle(files, manifest, backend)
+
+
+class LocalBundle:
+    """A verified bundle with its trunk in memory."""
+
+    def __init__(self, files: BundleFiles, manifest: Manifest, backend: BackendName) -> None:
+        self.files, self.manifest = files, manifest
+        if backend not in TRUNK_FILES:
+            raise InputError(f"backend: expected one of {', '.join(TRUNK_FILES)}, got {backend!r}")
+        if TRUNK_FILES[backend] not in manifest.files:
+            raise BundleError(f"bundle {manifest.name}: has no file for the runtime {backend}: {TRUNK_FILES[backend]}")
+        self.backend = _load_backend(backend, self.read(TRUNK_FILES[backend]))
+        self.tokenizer = Tokenizer.from_str(self.read("tokenizer.json").decode())
+
+    def read(self, name: str) -> bytes:
+        """A file of the bundle."""
+        return self.files.read(name, limit=self.manifest.files[name].bytes)
+
+    def task(self, name: str) -> LocalTask:
+        """A task by name.
+
+        Raises:
+            InputError: the bundle has no such task.
+        """
+        if name not in self.manifest.tasks:
+            raise InputError(f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}")
+        return LocalTask(self, Task.from_bytes(self.read(f"tasks/{name}.json")))
+
+
+class LocalTask:
+    """A task ready to open sessions, one for each patient."""
+
+    def __init__(self, bundle: LocalBundle, task: Task) -> None:
+        self.bundle, self.task = bundle, task
+        self.encoder = SignalEncoder(bundle.read(task.encoder))
+        if self.encoder.num_channels != task.signal.num_channels:
+            raise BackendError(
+                f"task {task.name}: the encoder takes {self.encoder.num_channels} channels, the task has "
+                f"{task.signal.num_channels}"
+            )
+        self.plans: dict[str, FieldPlan] = {
+            field.name: plan_field(field, lambda text: bundle.tokenizer.encode(text).ids) for field in task.fields
+        }
+
+    def trees(self) -> Trees | None:
+        """The baseline trees, when the bundle ships them."""
+        return None if self.task.baseline is None else Trees.from_bytes(self.bundle.read(self.task.baseline))
+
+    def session(self, static: Sequence[float] | Mapping[str, float] | FloatArray) -> TaskSession:
+        """Start a patient.
+
+        Args:
+            static: The static features, in the task's order or by name.
+
+        Raises:
+            ShapeError: a feature is missing, unknown or not finite.
+        """
+        names = self.task.signal.static
+        if isinstance(static, Mapping):
+            if set(static) != set(names):
+                raise ShapeError(f"static features: expected {list(names)}, got {sorted(static)}")
+            static = [static[name] for name in names]
+        values = np.asarray(static, dtype=np.float32)
+        if values.shape != (len(names),) or not np.isfinite(values).all():
+            raise ShapeError(f"static features: expected {len(names)} finite numbers {list(names)}, got {values}")
+        return TaskSession(self, values)
+
+    def logits(self, channels: FloatArray, static: FloatArray, bins: Sequence[int]) -> dict[str, FloatArray]:
+        """Deciding logits of a whole record at several bins, in one pass; for evaluation.
+
+        Args:
+            channels: (T, C).
+            static: (S,).
+            bins: Numbers of bins closed, 1 to T.
+
+        Returns:
+            Field name to (len(bins), K), equal to what `TaskSession` reads bin by bin (the conformance suite checks it).
+        """
+        session = self.bundle.backend.session()
+        inputs = np.concatenate([self.encoder.prefix(static), self.encoder.bins(channels[: max(bins)])])
+        out = {}
+        for name, plan in self.plans.items():
+            if plan.forced:
+                raise DecisionError(f"field {name}: choices with a common beginning are scored bin by bin only")
+            out[name] = session.score(inputs, list(bins))[:, plan.deciding]  # row b: prefix at 0, bin b at b
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a session answers.
+
+    Attributes:
+        task: Name of the task.
+        bins: Bins closed when it was asked.
+        answers: Field name to answer.
+        latency_ms: Wall time of the scoring.
+    """
+
+    task: str
+    bins: int
+    answers: dict[str, Answer]
+    latency_ms: float
+
+
+class TaskSession:
+    """One patient: running summaries, and the trunk's cache."""
+
+    def __init__(self, local: LocalTask, static: FloatArray) -> None:
+        self._local = local
+        self._signal = SignalState(local.task.signal)
+        self._channels: list[FloatArray] = []
+        self._trunk: Session = local.bundle.backend.session()
+        self._trunk.append(local.encoder.prefix(static))
+        self.static = static
+
+    @property
+    def bins(self) -> int:
+        """Bins closed so far."""
+        return len(self._channels)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of this session that grows with the number of patients: cache, summaries and kept bins."""
+        return self._trunk.kv_bytes + self._signal.num_bytes + sum(c.nbytes for c in self._channels)
+
+    def observe(self, code: str, value: float) -> None:
+        """Add one reading, already in the canonical unit, to the open bin.
+
+        Raises:
+            InputError: unknown parameter or a value that is not finite.
+        """
+        self._signal.observe(code, value)
+
+    def close_bin(self) -> None:
+        """End the bin: append its signal token.
+
+        Raises:
+            CapacityError: the task answers no later bin; the session is unchanged.
+        """
+        if self.bins >= self._local.task.num_bins:
+            raise CapacityError(
+                f"task {self._local.task.name} answers for {self._local.task.num_bins} bins of "
+                f"{self._local.task.signal.bin_minutes} minutes",
+                hint="start a new session",
+            )
+        channels = self._signal.close_bin()
+        self._trunk.append(self._local.encoder.bins(channels[None]))
+        self._channels.append(channels)
+
+    def decide(self) -> Decision:
+        """Answer every field from what was closed so far; changes nothing.
+
+        Raises:
+            DecisionError: no bin was closed yet, or the runtime gave something that is no answer.
+        """
+        if not self.bins:
+            raise DecisionError(f"task {self._local.task.name}: close a bin before deciding")
+        begun = time.perf_counter()
+        answers = {field.name: self._answer(field.name) for field in self._local.task.fields}
+        for field in self._local.task.fields:
+            validate_answer(field, answers[field.name].probabilities, answers[field.name].choice)
+        return Decision(self._local.task.name, self.bins, answers, (time.perf_counter() - begun) * 1e3)
+
+    def effects(self, field: str) -> dict[str, float]:
+        """What each measured parameter does to the positive choice, by deletion.
+
+        The last bin is appended again with one parameter's channels cleared, as if it had never been measured, the
+        logits are read, and the bin is put back.
+
+        Returns:
+            Parameter to log-odds that the decision loses without it; only parameters that were ever measured.
+        """
+        local, last = self._local, self._channels[-1]
+        if local.plans[field].forced:
+            raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
+        whole = self._margin(field, self._trunk.score([], [-1])[0])
+        per = len(last) // len(local.task.signal.parameters)
+        measured = [i for i in range(len(local.task.signal.parameters)) if last[(i + 1) * per - 1] > 0]
+        without = np.repeat(last[None], len(measured), axis=0)
+        for row, i in enumerate(measured):
+            without[row, i * per : (i + 1) * per] = 0
+        tokens = local.encoder.bins(without)
+        end = self._trunk.length
+        trial = self._trunk.fork()
+        trial.rewind(end - 1)
+        return {
+            local.task.signal.parameters[i]: whole - self._margin(field, trial.score(tokens[row : row + 1], [0])[0])
+            for row, i in enumerate(measured)
+        }
+
+    def channels(self) -> FloatArray:
+        """(T, C) of the bins closed so far: what the model saw."""
+        return np.array(self._channels, dtype=np.float32).reshape(self.bins, self._local.task.signal.num_channels)
+
+    def _answer(self, name: str) -> Answer:
+        plan, field = self._local.plans[name], self._local.task.field(name)
+        logits = self._trunk.score(list(plan.forced), [plan.at])[0]
+        return answer_field(field, logits[list(plan.deciding)])
+
+    def _margin(self, name: str, logits: FloatArray) -> float:
+        """Log-odds of the positive choice against all others."""
+        plan, field = self._local.plans[name], self._local.task.field(name)
+        asked = logits[list(plan.deciding)].astype(np.float64) / field.temperature
+        positive = field.choices.index(field.positive)
+        others = np.delete(asked, positive)
+        return float(asked[positive] - others.max() - np.log(np.exp(others - others.max()).sum()))
+
+
+def check_bundle(path: Path) -> None:
+    """Load a bundle and make one decision of every task: the health check before a device switches to it.
+
+    The caller has verified the files. Every value comes from the middle of the task's own scale.
+
+    Raises:
+        SmallholdError: it could not; the message says why.
+    """
+    bundle = open_bundle(path, unsafe_skip_verification=True)
+    for name in bundle.manifest.tasks:
+        local = bundle.task(name)
+        session = local.session([0.0] * len(local.task.signal.static))
+        for parameter, grid in zip(local.task.signal.parameters, local.task.signal.grids, strict=True):
+            session.observe(parameter, grid.values[len(grid.values) // 2])
+        session.close_bin()
+        session.decide()
+
+
+def _load_backend(name: BackendName, data: bytes) -> Backend:
+    if name == "reference":
+        from smallhold.device.backends.reference import ReferenceBackend
+
+        return ReferenceBackend(data)
+    from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(data)
