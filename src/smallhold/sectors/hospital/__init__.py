@@ -1,0 +1,1 @@
+"""The hospital: parameters, units, early-warning scores, stays real and simulated, and the task `icu-risk`."""
