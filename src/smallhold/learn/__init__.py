@@ -1,0 +1,1 @@
+"""The torch model, checkpoints on disk, the training loop."""

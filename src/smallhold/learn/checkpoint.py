@@ -1,0 +1,111 @@
+"""Checkpoints on disk, in Hugging Face's layout.
+
+A directory holds `config.json` and `model.safetensors` (the trunk, loadable by `transformers` unchanged),
+`tokenizer.json`, and for the signal door `signal_encoder.safetensors`. `smallhold.json` says what was trained.
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from smallhold.device.durable_file import write_durably
+from smallhold.errors import DataError
+from smallhold.learn.model import SignalModel, Trunk, TrunkConfig
+
+ENCODER_FILE = "signal_encoder.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as plain arrays.
+
+    Attributes:
+        config: Shape of the trunk.
+        trunk: Parameter name (Hugging Face's) to float32 array; without `lm_head.weight` when tied.
+        encoder: Signal encoder's parameters, empty when there is none.
+        about: Contents of `smallhold.json`.
+        folder: Where it was read.
+    """
+
+    config: TrunkConfig
+    trunk: dict[str, NDArray[np.float32]]
+    encoder: dict[str, NDArray[np.float32]]
+    about: dict[str, Any]
+    folder: Path
+
+
+def save_checkpoint(model: SignalModel, folder: Path, about: dict[str, Any]) -> None:
+    """Write trunk, encoder and description; each file appears whole or not at all."""
+    save_trunk(model.trunk, folder)
+    save_tensors(folder / ENCODER_FILE, model.encoder.state_dict())
+    write_durably(folder / "smallhold.json", [json.dumps(about, indent=1).encode()], mode=0o644)
+
+
+def save_trunk(trunk: Trunk, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` as `transformers` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = trunk.state_dict()
+    if trunk.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    save_tensors(folder / "model.safetensors", state)
+    write_durably(folder / "config.json", [json.dumps(trunk.config.to_json(), indent=1).encode()], mode=0o644)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file under a temporary name and move it."""
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint as arrays.
+
+    Raises:
+        DataError: a file is missing, truncated or malformed.
+    """
+    try:
+        config = TrunkConfig.from_json(json.loads((folder / "config.json").read_text()))
+        trunk = load_file(folder / "model.safetensors")
+        has_encoder = (folder / ENCODER_FILE).exists()
+        encoder = load_file(folder / ENCODER_FILE) if has_encoder else {}
+        about_file = folder / "smallhold.json"
+        about = json.loads(about_file.read_text()) if about_file.exists() else {}
+    except FileNotFoundError as error:
+        raise DataError(f"checkpoint {folder}: {Path(str(error.filename)).name} is missing") from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise DataError(f"checkpoint {folder}: truncated or malformed: {error}") from error
+    return Checkpoint(config, trunk, encoder, about, folder)
+
+
+def load_signal_model(folder: Path) -> SignalModel:
+    """A trained model, in evaluation mode.
+
+    Raises:
+        DataError: see `read_checkpoint`; or the tensors do not fit the configuration.
+    """
+    checkpoint = read_checkpoint(folder)
+    if not checkpoint.encoder:
+        raise DataError(f"checkpoint {folder}: {ENCODER_FILE} is missing")
+    num_channels = checkpoint.encoder["basis.weight"].shape[1] // 4
+    model = SignalModel(checkpoint.config, num_channels, checkpoint.encoder["static.weight"].shape[1])
+    try:
+        trunk = {name: torch.from_numpy(array) for name, array in checkpoint.trunk.items()}
+        if checkpoint.config.tie_word_embeddings:
+            trunk["lm_head.weight"] = trunk["model.embed_tokens.weight"]
+        model.trunk.load_state_dict(trunk)
+        model.encoder.load_state_dict({name: torch.from_numpy(array) for name, array in checkpoint.encoder.items()})
+    except RuntimeError as error:
+        raise DataError(f"checkpoint {folder}: tensors do not fit config.json: {error}") from error
+    return model.eval()

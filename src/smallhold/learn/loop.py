@@ -1,0 +1,255 @@
+"""The training loop: torch and numpy alone, deterministic by seed, in slices that survive an interrupt.
+
+All randomness of step n comes from a generator seeded with (seed, n). Nothing else needs to be remembered about the
+past than the tensors, so that a run that was killed continues exactly where its last slice ended: interrupted and
+uninterrupted runs give the same weights, bit for bit, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smallhold.errors import DataError, InterruptedRun, RecipeError
+from smallhold.records import canonical_json, sha256_hex
+
+#: Loss of one batch: (model, step, numpy generator of this step) -> scalar tensor.
+LossFunction = Callable[[nn.Module, int, np.random.Generator], Tensor]
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """What determines the result of a run.
+
+    Attributes:
+        steps: Optimizer steps.
+        learning_rate: Peak, reached after `warmup_steps`, falling on a cosine to `final_share` of itself.
+        weight_decay: On matrices only.
+        clip_norm: Bound on the gradient's L2 norm.
+        ema_decay: Decay of the running mean of the weights, which is what is saved.
+        seed: Seed of batches and dropout.
+        use_bf16: Matrix products in bfloat16.
+    """
+
+    steps: int
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    final_share: float = 0.05
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    use_bf16: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.steps < 1:
+            raise RecipeError(f"train: expected at least 1 step, got {self.steps}")
+        if not 0 <= self.ema_decay < 1:
+            raise RecipeError(f"train.ema_decay: expected a value in [0, 1), got {self.ema_decay}")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then cosine."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, done)))
+        return float(self.learning_rate * (self.final_share + (1 - self.final_share) * cosine))
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """What a finished run reports.
+
+    Attributes:
+        losses: (step, mean loss since the entry before) in order.
+        seconds: Time spent in steps, over all slices.
+    """
+
+    losses: list[tuple[int, float]]
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    loss: LossFunction,
+    config: LoopConfig,
+    state_file: Path,
+    *,
+    inputs_digest: str,
+    progress: Progress,
+    slice_seconds: float = 10.0,
+) -> LoopResult:
+    """Train in place; on return the model holds the running mean of the weights.
+
+    Args:
+        model: Trained in place.
+        loss: Loss of one batch.
+        config: What determines the result.
+        state_file: Where the slice is kept; a matching one is continued, and it stays behind as the record.
+        inputs_digest: Digest of the data and everything else that the loss depends on.
+        progress: Called after each step with steps done, steps in all and the running loss.
+        slice_seconds: Time between two slices on disk; does not change the result.
+
+    Returns:
+        The loss curve and the time.
+
+    Raises:
+        InterruptedRun: SIGINT or SIGTERM came; the slice was written and the same call continues.
+        DataError: the state file belongs to another run.
+    """
+    identity = sha256_hex(canonical_json({"config": asdict(config), "inputs": inputs_digest}))
+    state = _State(model, config)
+    start, losses, seconds = state.load(state_file, identity) if state_file.exists() else (0, [], 0.0)
+    if start < config.steps and start == 0:
+        state.save(state_file, identity, 0, losses, seconds)  # fail now, not after the first slice, if the disk is full
+    recent: list[float] = []
+    last_save, begun = time.monotonic(), time.monotonic()
+    model.train()
+    with _stop_requests() as is_stopped:
+        for step in range(start, config.steps):
+            recent.append(state.step(step, loss))
+            done = step + 1
+            if done % 25 == 0 or done == config.steps:
+                losses.append((done, float(np.mean(recent))))
+                recent = []
+            progress(done, config.steps, losses[-1][1] if losses else recent[-1])
+            # A slice ends only where the loss curve has an entry, so that the curve too is the same after a resume.
+            is_due = time.monotonic() - last_save >= slice_seconds or is_stopped()
+            if not recent and (is_due or done == config.steps):
+                now = time.monotonic()
+                seconds, begun, last_save = seconds + now - begun, now, now
+                state.save(state_file, identity, done, losses, seconds)
+                if is_stopped() and done < config.steps:
+                    raise InterruptedRun(
+                        f"training stopped after step {done} of {config.steps}",
+                        hint="run the same command again to continue",
+                    )
+    state.copy_mean_into_model()
+    model.eval()
+    return LoopResult(losses, seconds)
+
+
+class _State:
+    """Model, optimizer and running mean, and how they lie on disk."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig) -> None:
+        self.model, self.config = model, config
+        # Tied parameters appear once.
+        self.parameters = dict(model.named_parameters())
+        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
+        others = [p for p in self.parameters.values() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.mean = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def step(self, step: int, loss: LossFunction) -> float:
+        """One optimizer step; returns the loss."""
+        config = self.config
+        seeds = np.random.SeedSequence([config.seed, step]).generate_state(2)
+        torch.manual_seed(int(seeds[0]))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate_at(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.use_bf16):
+            value = loss(self.model, step, np.random.default_rng(int(seeds[1])))
+        if not torch.isfinite(value):
+            raise DataError(
+                f"training diverged at step {step}: the loss is {value.item()}",
+                hint="lower train.learning_rate in the recipe",
+            )
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
+        self.optimizer.step()
+        # The mean warms up with the run: early weights must not weigh on a short one.
+        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        for name, p in self.parameters.items():
+            self.mean[name].lerp_(p.detach(), 1 - decay)
+        return float(value.detach())
+
+    def save(self, path: Path, identity: str, step: int, losses: list[tuple[int, float]], seconds: float) -> None:
+        """Write the slice; the file is whole or the old one stays."""
+        tensors: dict[str, Tensor] = {}
+        for name, p in self.parameters.items():
+            tensors[f"weight.{name}"] = p.detach()
+            tensors[f"mean.{name}"] = self.mean[name]
+            moments = self.optimizer.state.get(p, {})
+            tensors[f"first.{name}"] = moments.get("exp_avg", torch.zeros_like(p))
+            tensors[f"second.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(p))
+        about = {"identity": identity, "step": step, "losses": losses, "seconds": seconds}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})
+        temporary.replace(path)
+
+    def load(self, path: Path, identity: str) -> tuple[int, list[tuple[int, float]], float]:
+        """Read a slice back; returns steps done, the loss curve and the time spent."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                if about["identity"] != identity:
+                    raise DataError(
+                        f"{path}: belongs to a run with another recipe, seed or data",
+                        hint=f"choose another --out, or delete {path.parent}",
+                    )
+                for name, p in self.parameters.items():
+                    with torch.no_grad():
+                        p.copy_(file.get_tensor(f"weight.{name}"))
+                    self.mean[name].copy_(file.get_tensor(f"mean.{name}"))
+                    if about["step"]:
+                        self.optimizer.state[p] = {
+                            "step": torch.tensor(float(about["step"])),
+                            "exp_avg": file.get_tensor(f"first.{name}"),
+                            "exp_avg_sq": file.get_tensor(f"second.{name}"),
+                        }
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: truncated or malformed: {error}", hint=f"delete {path} to start afresh"
+            ) from error
+        return about["step"], [(int(s), float(v)) for s, v in about["losses"]], float(about["seconds"])
+
+    def copy_mean_into_model(self) -> None:
+        """Let the model hold the running mean."""
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(self.mean[name])
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a flag for the time of the loop; a second signal acts as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may set handlers
+        return
+    asked = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
