@@ -1,0 +1,394 @@
+"""An evaluation as one page: `report.html`, self-contained, for the engineer who made it and the physician who asks.
+
+The first line is the verdict. The page loads nothing, runs nothing, and says so in its content security policy: the
+only style allowed is the one whose digest stands there. Every text from the result is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from smallhold.device.durable_file import write_durably
+from smallhold.evaluate import figures
+from smallhold.evaluate.result import (
+    METRICS,
+    MODELS,
+    Curves,
+    Difference,
+    IntervalJson,
+    MetricName,
+    Patient,
+    Result,
+    Row,
+    SubgroupRow,
+    horizon_name,
+    model_name,
+    reported_metrics,
+    require_result,
+)
+from smallhold.evaluate.svg import Picture
+from smallhold.evaluate.tables import (
+    ABSENT,
+    NOT_A_DEVICE,
+    SIMULATED_NOTE,
+    format_bytes,
+    format_count,
+    format_difference,
+    format_milliseconds,
+    format_share,
+)
+from smallhold.evaluate.timeline import evidence_at, timeline_picture
+from smallhold.evaluate.verdict import SHIPPED, Outcome, compared_metric, difference_interval, judge, verdict
+
+_MEANING = {
+    "AUROC": "Chance that a patient who had the outcome was ranked above one who had not; 0.5 is a coin.",
+    "AUPRC": "Precision averaged over recall. A blind guess reaches the share of patients who had the outcome.",
+    "Event 1": "The smaller of sensitivity and positive predictive value. Its threshold was fixed on other patients; "
+    "“best” chose it on these very patients, which is optimistic.",
+    "ECE": "Expected calibration error: mean gap between predicted and observed share, in 15 bins. Lower is better.",
+    "Brier": "Mean squared difference between probability and outcome. Lower is better.",
+    "Coverage": "Share of patients for whom the model answered. All other figures are over all patients.",
+}
+
+
+def write_report(result: dict[str, Any] | Result, path: Path) -> Path:
+    """Write the page for one evaluation.
+
+    Args:
+        result: As `smallhold.evaluate.result.Result` describes; absent parts leave their section out.
+        path: The file to write, for example `runs/demo/report.html`; replaced as a whole or not at all.
+
+    Returns:
+        `path`. The same result gives the same bytes with the same version of matplotlib.
+
+    Raises:
+        InputError: a required member is absent.
+        MissingExtraError: matplotlib is not installed.
+    """
+    page = render_report(require_result(result)).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, [page], mode=0o644)
+    return path
+
+
+def render_report(result: Result) -> str:
+    """The page as text; see `write_report`."""
+    style = files("smallhold.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    sections = [
+        ("results", "Results", _results(result)),
+        ("curves", "Curves", _curves(result)),
+        ("patient", "One patient, hour by hour", _patient(result)),
+        ("footprint", "Size and speed", _footprint(result)),
+        ("reproduce", "How to reproduce", _reproduce(result)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in sections)
+    body = "\n".join(
+        f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{title}</h2>\n{content}\n</section>'
+        for key, title, content in sections
+    )
+    title = _titled(f"{result['task']} on {result['data_set']}", result)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{escape(title)}: Smallhold evaluation</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+{_header(result)}
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+</header>
+<main>
+{body}
+</main>
+<footer><p>{NOT_A_DEVICE}. Smallhold is a research and engineering tool; no figure on this page is evidence of safety
+or benefit in care.{f" {SIMULATED_NOTE}." if result["is_simulated"] else ""}</p></footer>
+</body>
+</html>
+"""
+
+
+def _header(result: Result) -> str:
+    judged = verdict(result)
+    level = result.get("interval_level", 0.95)
+    facts = [
+        ("Task", result["task"]),
+        ("Data", result["data_set"] + (" (simulated)" if result["is_simulated"] else "")),
+        ("Split", result["split"]),
+        ("Patients", format_count(result["num_patients"])),
+    ]
+    bundle = result.get("bundle", {})
+    if "name" in bundle:
+        facts.append(("Bundle", f"{bundle['name']} {bundle.get('version', '')}".strip()))
+    banner = f'<p class="simulated" role="note">{SIMULATED_NOTE}</p>' if result["is_simulated"] else ""
+    return f"""<h1 class="{judged.tone}">{_unbroken(escape(judged.sentence))}</h1>
+<p class="basis">Judged by the {level * 100:g}&nbsp;% bootstrap interval of the paired difference on the same patients:
+an interval that contains 0 is a match within noise, not a win.</p>
+<p class="not-a-device">{NOT_A_DEVICE}</p>
+{banner}
+{_facts(facts)}"""
+
+
+def _results(result: Result) -> str:
+    rows = sorted(result["rows"], key=_horizon)
+    caption = _titled("Every model at every horizon, over all patients; below each figure its interval", result)
+    parts = [_metric_table(rows, reported_metrics(rows), caption)]
+    meanings = "".join(f"<div><dt>{escape(word)}</dt><dd>{escape(text)}</dd></div>" for word, text in _MEANING.items())
+    parts.append(f'<details class="glossary"><summary>What the columns mean</summary><dl>{meanings}</dl></details>')
+    differences = sorted(result.get("differences", []), key=_difference_order)
+    if differences:
+        parts.append("<h3>Differences on the same patients</h3>")
+        metric = METRICS[compared_metric(differences[0]) or "auroc"]
+        picture = figures.difference_picture("differences", differences, metric, is_simulated=result["is_simulated"])
+        table = _difference_table(differences, metric, result)
+        parts.append(f'<div class="beside">{_figure(picture)}{table}</div>')
+    subgroups = result.get("subgroups", [])
+    by_group: dict[str, list[SubgroupRow]] = {}
+    for row in subgroups:
+        by_group.setdefault(row.get("subgroup", ""), []).append(row)
+    if by_group:
+        parts.append("<h3>Subgroups</h3>")
+    for group, members in by_group.items():
+        parts.append(_metric_table(sorted(members, key=_horizon), reported_metrics(subgroups), _titled(group, result)))
+    return "\n".join(parts)
+
+
+def _metric_table(rows: Sequence[Row], names: Sequence[MetricName], caption: str) -> str:
+    head = "".join(f'<th scope="col">{METRICS[name]}</th>' for name in names)
+    groups: dict[float | None, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.get("horizon_h"), []).append(row)
+    bodies = []
+    for horizon_h, members in groups.items():
+        counts = {row["n"] for row in members}
+        patients = f"{format_count(counts.pop())} patients" if len(counts) == 1 else ""
+        words = [f"After {horizon_name(horizon_h)}" if horizon_h is not None else "", patients]
+        lines = [_metric_row(row, names, has_count=not patients) for row in members]
+        title = ", ".join(word for word in words if word)
+        if title:
+            lines.insert(0, f'<tr><th scope="rowgroup" colspan="{len(names) + 1}">{title}</th></tr>')
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
+    return _table(caption, f'<thead><tr><th scope="col">model</th>{head}</tr></thead>{"".join(bodies)}', kind="sticky")
+
+
+def _metric_row(row: Row, names: Sequence[MetricName], *, has_count: bool) -> str:
+    cells = "".join(_cell(row.get(name)) for name in names)
+    kind = _class(SHIPPED if row["model"] == SHIPPED else "")
+    count = f' <span class="range">{format_count(row["n"])} patients</span>' if has_count else ""
+    return f'<tr{kind}><th scope="row">{escape(model_name(row["model"]))}{count}</th>{cells}</tr>'
+
+
+def _difference_table(differences: Sequence[Difference], metric: str, result: Result) -> str:
+    lines = []
+    for item in differences:
+        interval = difference_interval(item)
+        outcome = judge(interval)
+        kind = {Outcome.BEATS: "better", Outcome.WORSE: "worse"}.get(outcome, "")
+        lines.append(
+            f'<tr><th scope="row">{_unbroken(escape(figures.difference_label(item)))}</th>'
+            f"{_cell(interval, is_difference=True)}<td{_class(kind)}>{outcome}</td></tr>"
+        )
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("compared", "difference", "reading"))
+    caption = _titled(f"Difference in {metric} on the same patients, below it its interval", result)
+    return _table(caption, f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", kind="sticky")
+
+
+def _curves(result: Result) -> str:
+    curves = result.get("curves", {})
+    horizons = sorted((key for key, models in curves.items() if models), key=lambda key: float(key or 0))
+    parts = []
+    for position, key in enumerate(horizons):
+        horizon_h = float(key) if key else None
+        ordered = dict(sorted(curves[key].items(), key=lambda item: _model_order(item[0])))
+        rows = {row["model"]: row for row in result["rows"] if row.get("horizon_h") == horizon_h}
+        content = "".join(_figure(picture) for picture in _curve_pictures(position, ordered, rows, result))
+        is_last = position == len(horizons) - 1
+        summary = f"After {horizon_name(horizon_h)}" if horizon_h is not None else "All patients"
+        parts.append(
+            f'<details class="horizon"{" open" if is_last else ""}><summary>{summary}</summary>'
+            f'<div class="pictures">{content}</div></details>'
+        )
+    return "\n".join(parts)
+
+
+def _curve_pictures(position: int, curves: dict[str, Curves], rows: dict[str, Row], result: Result) -> list[Picture]:
+    is_simulated = result["is_simulated"]
+    pictures = []
+    if any(item.get("roc") for item in curves.values()):
+        areas = {model: _value(rows.get(model, {}).get("auroc")) for model in curves}
+        pictures.append(figures.roc_picture(f"roc{position}", curves, areas, is_simulated=is_simulated))
+    precisions = [item["pr"] for item in curves.values() if item.get("pr")]
+    if precisions:
+        areas = {model: _value(rows.get(model, {}).get("auprc")) for model in curves}
+        # The loosest threshold calls everybody positive: its precision is the prevalence.
+        drawn = figures.precision_recall_picture(
+            f"pr{position}", curves, areas, prevalence=precisions[0][-1][1], is_simulated=is_simulated
+        )
+        pictures.append(drawn)
+    if any(item.get("reliability") for item in curves.values()):
+        pictures.append(figures.reliability_picture(f"reliability{position}", curves, is_simulated=is_simulated))
+    return pictures
+
+
+def _patient(result: Result) -> str:
+    patient = result.get("patient")
+    if not patient:
+        return ""
+    picture = timeline_picture("timeline", patient, is_simulated=result["is_simulated"])
+    key = "Dots are observed readings. Alerts: ▲ high, ◆ medium, ● low priority; hollow when the floor spoke alone."
+    outcome = f"<p>Outcome: {escape(patient['outcome'])}.</p>" if patient.get("outcome") else ""
+    return outcome + _figure(picture, kind="broad", more=key) + _alert_table(patient, result)
+
+
+def _alert_table(patient: Patient, result: Result) -> str:
+    lines = []
+    for alert in patient.get("alerts", []):
+        cited = "; ".join(citation["text"] for citation in evidence_at(patient.get("risk", []), alert["hour"]))
+        priority = alert["priority"] if alert["priority"] in ("high", "medium", "low") else "info"
+        source = alert["source"] + (", degraded" if alert.get("is_degraded") else "")
+        words = "".join(f"<td>{escape(text)}</td>" for text in (source, alert["message"], cited or ABSENT))
+        lines.append(
+            f'<tr><th scope="row">{alert["hour"]:.3g} h</th>'
+            f'<td class="priority-{priority}">{escape(alert["priority"])}</td>{words}</tr>'
+        )
+    if not lines:
+        return "<p>No alert was raised.</p>"
+    columns = ("Hour", "Priority", "Source", "Message", "What the model cited then")
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    caption = _titled("Alerts of this patient", result)
+    return _table(caption, f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", kind="words")
+
+
+def _footprint(result: Result) -> str:
+    numbers: list[tuple[str, str, str]] = []
+    bundle, latency, training = result.get("bundle", {}), result.get("latency", {}), result.get("training", {})
+    summary = latency.get("append_decide_ms")
+    if "total_bytes" in bundle:
+        numbers.append(("Bundle", format_bytes(bundle["total_bytes"]), f"{len(bundle.get('files', []))} files"))
+    if "parameters" in training:
+        numbers.append(("Parameters", format_count(training["parameters"]), ""))
+    if summary:
+        numbers.append(("Median decision", format_milliseconds(summary["p50"]), f"of {format_count(summary['n'])}"))
+        slowest = f"slowest {format_milliseconds(summary['max'])}"
+        numbers.append(("99 % decided within", format_milliseconds(summary["p99"]), slowest))
+    if "events_per_second_per_core" in result:
+        numbers.append(("Events per second", format_count(result["events_per_second_per_core"]), "per core"))
+    if "cold_start_s" in result:
+        numbers.append(("Cold start", f"{result['cold_start_s']:.2f} s", "to the first decision"))
+    if "resident_bytes" in result:
+        numbers.append(("Memory", format_bytes(result["resident_bytes"]), "resident"))
+    if "seconds" in training:
+        numbers.append(("Training", _duration(training["seconds"]), ""))
+    is_simulated = result["is_simulated"]
+    pictures = []
+    if summary and "histogram" in latency:
+        pictures.append(figures.latency_picture("latency", latency["histogram"], summary, is_simulated=is_simulated))
+    if bundle.get("files"):
+        pictures.append(figures.sizes_picture("sizes", bundle["files"], is_simulated=is_simulated))
+    if training.get("loss"):
+        pictures.append(figures.loss_picture("loss", training["loss"], is_simulated=is_simulated))
+    cards = "".join(
+        f"<div><dt>{label}</dt><dd>{value}{f'<small>{note}</small>' if note else ''}</dd></div>"
+        for label, value, note in numbers
+    )
+    return (f'<dl class="numbers">{cards}</dl>' if cards else "") + (
+        f'<div class="pictures">{"".join(map(_figure, pictures))}</div>' if pictures else ""
+    )
+
+
+def _reproduce(result: Result) -> str:
+    facts = [("Data", result["data_set"]), ("Split", result["split"])]
+    if "seed" in result:
+        facts.append(("Seed", str(result["seed"])))
+    facts.append(("Machine", result.get("machine", "")))
+    facts.append(("Bundle digest (SHA-256 of its manifest)", result.get("bundle", {}).get("digest", "")))
+    command = f"<pre><code>{escape(result['command'])}</code></pre>" if result.get("command") else ""
+    return command + _facts([(label, value) for label, value in facts if value])
+
+
+def _figure(picture: Picture, kind: str = "", more: str = "") -> str:
+    note = f'<span class="more">{escape(more)}</span>' if more else ""
+    svg = picture.svg
+    if kind == "broad":
+        svg = f'<div class="scroll" role="region" aria-label="{escape(picture.title)}" tabindex="0">{svg}</div>'
+    return (
+        f"<figure{_class(kind)}><figcaption>{escape(picture.title)}{note}</figcaption>{svg}"
+        f"<details><summary>In words</summary><p>{escape(picture.description)}</p></details></figure>\n"
+    )
+
+
+def _table(caption: str, content: str, kind: str = "") -> str:
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">'
+        f"<table{_class(kind)}><caption><span>{escape(caption)}</span></caption>{content}</table></div>"
+    )
+
+
+def _cell(interval: IntervalJson | None, *, is_difference: bool = False) -> str:
+    if interval is None or interval["value"] is None:
+        return f"<td>{ABSENT}</td>"
+    form = format_difference if is_difference else format_share
+    value = f'<span class="value">{form(interval["value"])}</span>'
+    if interval["low"] is None or interval["high"] is None or interval["low"] == interval["high"]:
+        return f"<td>{value}</td>"
+    joint = " to " if is_difference else "–"
+    return f'<td>{value} <span class="range">{form(interval["low"])}{joint}{form(interval["high"])}</span></td>'
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    items = "".join(_fact(label, value) for label, value in facts)
+    return f"<dl>{items}</dl>"
+
+
+def _fact(label: str, value: str) -> str:
+    is_long = len(value) > 30
+    return f"<div{_class('wide' if is_long else '')}><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>"
+
+
+def _titled(text: str, result: Result) -> str:
+    return f"{text} (simulated patients)" if result["is_simulated"] else text
+
+
+def _unbroken(text: str) -> str:
+    """Keep `48 h` on one line."""
+    return re.sub(r"(\d) h\b", "\\1&nbsp;h", text)
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _value(interval: Any) -> float | None:
+    return interval["value"] if interval else None
+
+
+def _horizon(row: Row) -> float:
+    return row.get("horizon_h") or 0.0
+
+
+def _difference_order(item: Difference) -> tuple[list[tuple[int, str]], float]:
+    return [_model_order(model) for model in item["models"]], item.get("horizon_h") or 0.0
+
+
+def _model_order(model: str) -> tuple[int, str]:
+    known = list(MODELS)
+    return (known.index(model) if model in known else len(known), model)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,129 @@
+"""A small, plausible result: two horizons, three models, one patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smallhold.evaluate.report import render_report
+
+
+def interval(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+def _row(horizon_h: float, model: str, auroc: float) -> dict[str, Any]:
+    is_probability = model != "news2"
+    return {
+        "horizon_h": horizon_h,
+        "model": model,
+        "n": 960,
+        "auroc": interval(auroc, auroc - 0.03, auroc + 0.03),
+        "auprc": interval(0.41, 0.35, 0.5),
+        "event1": interval(0.4, 0.33, 0.47),
+        "event1_best": interval(0.42, 0.36, 0.49),
+        "ece": interval(0.03, 0.02, 0.05) if is_probability else None,
+        "brier": interval(0.1, 0.09, 0.12) if is_probability else None,
+        "coverage": interval(0.95, 0.93, 0.96) if model == "shipped" else interval(1.0, 1.0, 1.0),
+    }
+
+
+def _difference(horizon_h: float, rival: str, value: float, low: float, high: float) -> dict[str, Any]:
+    return {"horizon_h": horizon_h, "models": ["shipped", rival], "auroc": interval(value, low, high)}
+
+
+_CURVES = {
+    "roc": [[0.0, 0.0], [0.05, 0.4], [0.2, 0.7], [1.0, 1.0]],
+    "pr": [[0.0, 1.0], [0.4, 0.6], [0.7, 0.4], [1.0, 0.14]],
+    "reliability": [[0.05, 0.04, 700.0], [0.3, 0.35, 200.0], [0.8, 0.7, 60.0]],
+}
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    """Real patients; a test that wants simulated ones sets `is_simulated`."""
+    return make_result()
+
+
+@pytest.fixture(scope="session")
+def real_page() -> str:
+    """The page of `result`, rendered once: its eleven pictures take a second."""
+    pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib, the extra 'report'")
+    return render_report(make_result())
+
+
+@pytest.fixture(scope="session")
+def simulated_page() -> str:
+    """The page of `result` had its patients been simulated."""
+    pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib, the extra 'report'")
+    return render_report({**make_result(), "is_simulated": True, "data_set": "ward simulator"})
+
+
+def make_result() -> Any:
+    """A fresh copy, for tests that alter it."""
+    score_curves = {key: _CURVES[key] for key in ("roc", "pr")}
+    return {
+        "task": "icu-risk",
+        "split": "test",
+        "data_set": "physionet2012_icu",
+        "is_simulated": False,
+        "num_patients": 960,
+        "bundle": {
+            "name": "icu-risk-signal-1M",
+            "version": "0.1.0",
+            "digest": "3f" * 32,
+            "files": [{"path": f"part-{i}.bin", "bytes": 1000 * 4**i, "role": "weights"} for i in range(10)],
+            "total_bytes": 349_525_000,
+        },
+        "rows": [
+            _row(horizon_h, model, auroc + horizon_h / 1000)
+            for horizon_h in (6, 48)
+            for model, auroc in (("news2", 0.7), ("trees", 0.79), ("shipped", 0.8))
+        ],
+        "differences": [
+            _difference(6, "trees", 0.01, -0.004, 0.02),
+            _difference(48, "trees", 0.01, -0.002, 0.03),
+            _difference(6, "news2", 0.1, 0.07, 0.13),
+            _difference(48, "news2", 0.1, 0.06, 0.14),
+        ],
+        "curves": {
+            key: {"news2": dict(score_curves), "trees": dict(_CURVES), "shipped": dict(_CURVES)} for key in ("6", "48")
+        },
+        "latency": {
+            "append_decide_ms": {"p50": 2.19, "p99": 8.31, "max": 15.1, "n": 4000},
+            "histogram": {"edges": [0.0, 2.0, 4.0, 16.0], "counts": [1500, 2400, 100]},
+        },
+        "events_per_second_per_core": 441.3,
+        "cold_start_s": 0.83,
+        "resident_bytes": 143_000_000,
+        "training": {"loss": [[0, 0.7], [100, 0.3], [200, 0.25]], "seconds": 318.4, "parameters": 1_055_361},
+        "patient": {
+            "id": "stay-17",
+            "outcome": "survived",
+            "threshold": 0.31,
+            "vitals": [{"code": "HR", "unit": "/min", "points": [[0.5, 80.0], [2.0, 120.0]]}],
+            "risk": [
+                {"hour": 1, "probability": 0.1, "has_abstained": False, "evidence": []},
+                {
+                    "hour": 2,
+                    "probability": 0.4,
+                    "has_abstained": True,
+                    "evidence": [{"code": "HR", "text": "heart rate 120 /min, 0 h old", "effect": 0.6}],
+                },
+            ],
+            "news2": [[1, 2], [2, 7]],
+            "alerts": [
+                {
+                    "hour": 2,
+                    "priority": "high",
+                    "source": "floor",
+                    "message": "NEWS2 7: emergency assessment",
+                    "is_degraded": True,
+                }
+            ],
+        },
+        "command": "smallhold evaluate icu-risk.bundle --task icu-risk --split test",
+        "machine": "Linux x86-64, 2 cores",
+        "seed": 7,
+    }
