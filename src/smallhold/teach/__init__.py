@@ -1,0 +1,1 @@
+"""Teachers, recipes, and the runs that train a small model."""
