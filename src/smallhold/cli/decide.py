@@ -1,0 +1,126 @@
+"""`smallhold decide`: one patient in, one decision out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from smallhold.cli.options import add_bundle_options, open_task
+from smallhold.cli.output import note, print_json
+from smallhold.errors import DataError, InputError
+
+SUMMARY = "Ask a bundle for one decision"
+EXAMPLE = """echo '{"age": 71, "sex": "F", "height_cm": 160, "icu_type": "medical",
+        "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare arguments."""
+    add_bundle_options(parser)
+    parser.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="JSON with age, sex, height_cm, icu_type and events: [minute, parameter, value, unit]; the unit may be left "
+        "out when it is the parameter's own; default: standard input",
+    )
+    parser.add_argument(
+        "--hours", type=int, metavar="H", help="decide after so many hours; default: all that the events cover"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Gate, append, decide, explain; exit code 3 when the model abstains."""
+    import uuid
+
+    from smallhold.assist.gate import Gate
+    from smallhold.assist.hospital import RECORDED_TOLERANCES, HospitalLimits
+    from smallhold.assist.local_specialist import LocalSpecialist
+    from smallhold.assist.ward import describe_reading
+    from smallhold.records import Observation, Provenance, to_json
+    from smallhold.sectors.hospital import icu_risk
+    from smallhold.sectors.hospital.floor import FloorState
+    from smallhold.sectors.hospital.stays import SYSTEM
+
+    patient = _read(args.input)
+    local = open_task(args)
+    limits = HospitalLimits()
+    gate = Gate(limits, RECORDED_TOLERANCES)
+    floor = FloorState("patient")
+    static = icu_risk.static_features_from(
+        patient.get("age"), patient.get("sex"), patient.get("height_cm"), patient.get("icu_type", "unknown")
+    )
+    specialist = LocalSpecialist("patient", local, local.session(static), describe_reading)
+    provenance = Provenance(trace_id=uuid.uuid4().hex, bundle=local.bundle.manifest.digest, clock="stay")
+    events = sorted((_event(item, i) for i, item in enumerate(patient["events"])), key=lambda event: event[0])
+    hours = args.hours or max(1, -(-events[-1][0] // 60))
+    hour, accepted = 0, 0
+    for i, (minute, code, value, unit) in enumerate(events):
+        while minute > 60 * (hour + 1) and hour < hours:
+            specialist.close_bin(3_600_000 * (hour + 1))
+            hour += 1
+        if hour == hours:
+            break
+        observation = Observation(
+            id=f"event-{i}",
+            patient="patient",
+            code=code,
+            value=value,
+            unit=unit if unit is not None else (limits.unit(code) if limits.plausible_range(code) else ""),
+            t_measured_ms=60_000 * minute,
+            t_received_ms=60_000 * minute,
+            system=SYSTEM,
+            provenance=provenance,
+        )
+        result, canonical = gate.check(observation, observation.t_received_ms)
+        if canonical is None:
+            raise InputError(f"events[{i}] refused: {'; '.join(result.reasons)}")
+        floor.observe(code, canonical, observation.t_measured_ms)
+        specialist.observe(code, canonical, observation.t_measured_ms)
+        accepted += 1
+    while hour < hours:
+        specialist.close_bin(3_600_000 * (hour + 1))
+        hour += 1
+    now_ms = 3_600_000 * hours
+    risk = specialist.decide(now_ms, provenance)
+    card = specialist.explain()
+    scores = floor.scores(now_ms, provenance)
+    if args.json:
+        print_json({"risk": to_json(risk), "card": to_json(card), "scores": to_json(scores), "accepted": accepted})
+    else:
+        for choice, p in risk.probabilities.items():
+            print(f"{risk.field} = {choice}: {p:.3f}")
+        print(f"answer: {'abstained' if risk.choice is None else risk.choice} (after {hours} h, {accepted} readings)")
+        print(f"floor: NEWS2 {scores.scores[0].total} ({scores.scores[0].band})")
+        for item in card.evidence:
+            print(f"  {item.text} ({item.effect:+.2f} log-odds)")
+        note("not a medical device")
+    return 3 if risk.has_abstained else 0
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    where = "standard input" if path is None else str(path)
+    try:
+        value = json.loads(sys.stdin.read() if path is None else path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("events"), list) or not value["events"]:
+        raise DataError(f"{where}: expected an object with a non-empty list 'events'")
+    for name, kinds in (("age", (int, float)), ("height_cm", (int, float)), ("sex", str), ("icu_type", str)):
+        if value.get(name) is not None and (not isinstance(value[name], kinds) or isinstance(value[name], bool)):
+            raise DataError(f"{where}, member {name!r}: got {value[name]!r}")
+    return value
+
+
+def _event(item: Any, i: int) -> tuple[int, str, float, str | None]:
+    match item:
+        case [int() as minute, str() as code, int() | float() as value, *unit] if (
+            minute >= 0 and len(unit) <= 1 and all(isinstance(u, str) for u in unit)
+        ):
+            return minute, code, float(value), unit[0] if unit else None
+    raise DataError(
+        f"events[{i}]: expected [minute, parameter, value] or [minute, parameter, value, unit], got {item!r}"
+    )

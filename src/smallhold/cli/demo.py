@@ -1,0 +1,106 @@
+"""`smallhold demo`: every verb in turn, from raw readings to a signed, explained, journalled decision."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from smallhold.cli.options import home_of
+from smallhold.cli.output import next_commands, note, paint
+from smallhold.errors import SmallholdError
+
+SUMMARY = "Run everything once, from raw readings to a signed, explained, journalled decision"
+EXAMPLE = "smallhold demo"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare arguments."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    parser.add_argument("--simulated", action="store_true", help="use the simulated ward although data are there")
+    parser.add_argument("--recipe", default="icu-risk", metavar="RECIPE", help="recipe to carry out; default icu-risk")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run; default runs/demo-real or -simulated"
+    )
+    parser.add_argument("--patients", type=int, default=30, metavar="N", help="patients to replay; default 30")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the other verbs as a user would type them."""
+    from smallhold.cli.main import main
+    from smallhold.device.home import init
+    from smallhold.device.install import status
+    from smallhold.sectors.hospital import icu_risk
+    from smallhold.teach.recipe import read_recipe
+
+    begun = time.monotonic()
+    recipe = read_recipe(args.recipe)
+    is_simulated = args.simulated or not _has_real_data(args.data)
+    out = args.out or Path("runs") / ("demo-simulated" if is_simulated else "demo-real")
+    bundle, report = out / "bundle", out / "report"
+    home = home_of(args)
+    note(paint("Smallhold demo. Research and engineering software; not a medical device.", "bold"))
+    note(
+        "Patients: the built-in SIMULATED ward; set SMALLHOLD_DATA to train on real ones"
+        if is_simulated
+        else "Patients: REAL intensive-care stays of PhysioNet/CinC 2012 (physionet2012_icu)"
+    )
+    common = ["--home", str(home.path)]
+    data = ["--data", str(args.data)] if args.data is not None else []
+    ward = ["--simulated"] if is_simulated else []
+    init(home)
+    # A device never goes back to a lower version, and one version is one bundle: every demo makes the next one.
+    version = _next_version(recipe.bundle.version, status(home).highest_version)
+    steps = [
+        ("Teach a small model", ["teach", "train", args.recipe, "--out", str(out), *ward, *data]),
+        ("Compress it to 8 bits", ["compress", str(out)]),
+        (
+            "Bundle, calibrate, sign",
+            ["bundle", "build", str(out), "--out", str(bundle), "--version", version, *common, *data],
+        ),
+        ("Install on this device", ["device", *common, "install", str(bundle)]),
+        (
+            "Replay patients through it",
+            ["replay", str(bundle), "--patients", str(args.patients), "--profile", "eu", *ward, *common, *data],
+        ),
+        ("Check the journal", ["journal", *common, "verify"]),
+        (
+            f"Measure on {'simulated' if is_simulated else 'real'} patients that it has never seen",
+            ["evaluate", str(bundle), "--run", str(out), "--out", str(report), *ward, *common, *data],
+        ),
+    ]
+    for number, (title, words) in enumerate(steps, start=1):
+        note(paint(f"\n[{number}/{len(steps)}] {title}: smallhold {' '.join(words)}", "bold"))
+        code = main(words)
+        if code:
+            raise SmallholdError(
+                f"demo: step {number} of {len(steps)} ended with exit code {code}", hint="run it again"
+            )
+    note(f"\ndone in {time.monotonic() - begun:.0f} s; open {report / 'report.html'}")
+    next_commands(
+        f"smallhold journal show --last 3  (task {icu_risk.NAME})",
+        f"smallhold replay {bundle} --patients 100 --profile us --json",
+        f"smallhold bundle inspect {bundle}",
+    )
+    return 0
+
+
+def _has_real_data(data: Path | None) -> bool:
+    from smallhold.errors import DataError
+    from smallhold.sectors.data_sets import find_data_set
+    from smallhold.sectors.hospital.stays import PHYSIONET_2012
+
+    try:
+        find_data_set(PHYSIONET_2012, data)
+    except DataError:
+        return False
+    return True
+
+
+def _next_version(wanted: str, highest: str | None) -> str:
+    if highest is None:
+        return wanted
+    from smallhold.device.manifest import parse_version
+
+    major, minor, patch = parse_version(highest)
+    return wanted if parse_version(wanted) > (major, minor, patch) else f"{major}.{minor}.{patch + 1}"

@@ -1,0 +1,85 @@
+"""`smallhold doctor`: what this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from smallhold.cli.options import home_of
+from smallhold.cli.output import print_json
+from smallhold.errors import DataError, SmallholdError
+from smallhold.version import __version__
+
+SUMMARY = "Show what this machine has and what is missing"
+EXAMPLE = "smallhold doctor"
+
+_PACKAGES = {
+    "device": ("numpy", "onnxruntime", "tokenizers", "cryptography"),
+    "data": ("zstandard",),
+    "report": ("matplotlib",),
+    "train": ("torch", "safetensors", "scikit-learn", "onnx"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare arguments."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="look for data sets here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look; exit code 1 when the device side is incomplete."""
+    from smallhold.device.install import status
+    from smallhold.sectors.data_sets import KNOWN, find_data_set
+
+    packages = {extra: {name: _version(name) for name in names} for extra, names in _PACKAGES.items()}
+    found = []
+    for known in KNOWN:
+        try:
+            find_data_set(known.name, args.data)
+        except DataError:
+            continue
+        found.append(known.name)
+    home = home_of(args)
+    try:
+        active: str | None = status(home).active if home.path.exists() else None
+        problem = None
+    except SmallholdError as error:
+        active, problem = None, str(error)
+    report: dict[str, Any] = {
+        "smallhold": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "packages": packages,
+        "data_sets": found,
+        "home": {
+            "path": str(home.path),
+            "has_keys": home.device_key_path.exists(),
+            "active_slot": active,
+            "problem": problem,
+        },
+    }
+    missing = [name for name, installed in packages["device"].items() if installed is None]
+    if args.json:
+        print_json(report)
+        return 1 if missing else 0
+    print(f"smallhold {report['smallhold']}, Python {report['python']}, {report['system']}")
+    for extra, members in packages.items():
+        absent = [name for name, installed in members.items() if installed is None]
+        have = ", ".join(f"{name} {installed}" for name, installed in members.items() if installed)
+        advice = f"   missing {', '.join(absent)}: pip install 'smallhold[{extra}]'" if absent else ""
+        print(f"{extra:8} {have}{advice}")
+    print(f"data     {', '.join(found) or 'none found; the simulated ward stands in'}")
+    keys = "keys present" if report["home"]["has_keys"] else "no keys yet: smallhold device init"
+    print(f"home     {home.path}: {keys}; active slot {active or 'none'}{'; ' + problem if problem else ''}")
+    return 1 if missing else 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,68 @@
+"""Options that several verbs share, and how they open a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smallhold.device.home import Home
+from smallhold.errors import InputError
+
+if TYPE_CHECKING:
+    from smallhold.decide.local import LocalTask
+    from smallhold.sectors.hospital.stays import Stay
+
+
+def home_of(args: argparse.Namespace) -> Home:
+    """The home that `--home` names, or the default one."""
+    return Home.default() if args.home is None else Home(args.home)
+
+
+def add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """Bundle, task, runtime and trust."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle: directory or single file")
+    parser.add_argument("--task", default="icu-risk", metavar="NAME", help="task of the bundle; default icu-risk")
+    parser.add_argument(
+        "--backend", choices=("onnx_runtime", "reference"), default="onnx_runtime", help="runtime of the model"
+    )
+    parser.add_argument(
+        "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
+    )
+
+
+def add_patient_options(parser: argparse.ArgumentParser, *, split: str) -> None:
+    """Data folder and split."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    parser.add_argument(
+        "--split",
+        choices=("train", "calibration", "validation", "test", "all"),
+        default=split,
+        help=f"which patients; default {split}",
+    )
+    parser.add_argument("--simulated", action="store_true", help="the simulated ward although data are there")
+
+
+def open_task(args: argparse.Namespace) -> LocalTask:
+    """Verify and load the bundle and its task."""
+    from smallhold.decide.local import open_bundle
+
+    keys = args.trusted_keys or home_of(args).trust
+    return open_bundle(args.bundle, backend=args.backend, trusted_keys=keys).task(args.task)
+
+
+def choose_stays(args: argparse.Namespace) -> list[Stay]:
+    """The patients that the options name; the simulated ward where no data are found and none were named."""
+    from smallhold.sectors.hospital import icu_risk
+    from smallhold.sectors.hospital.simulator import SimulatedWard, simulate_ward
+    from smallhold.sectors.splits import Split
+
+    ward = SimulatedWard(2500, 0)
+    if args.simulated:
+        stays = simulate_ward(ward.num_stays, ward.seed, ward.hours)
+    else:
+        stays = icu_risk.load_stays(args.data, simulated=ward)
+    chosen = icu_risk.split(stays, "all" if args.split == "all" else Split(args.split))
+    if not chosen:
+        raise InputError(f"no patients in the split {args.split!r} of {stays[0].data_set}", hint="try --split all")
+    return sorted(chosen, key=lambda stay: stay.record_id)

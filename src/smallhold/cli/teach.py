@@ -1,0 +1,79 @@
+"""`smallhold teach`: train a model from a recipe, list the recipes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from smallhold.cli.output import ProgressBar, next_commands, note, print_json
+from smallhold.errors import SmallholdError
+
+SUMMARY = "Train a small model from a recipe"
+EXAMPLE = "smallhold teach train icu-risk --out runs/icu-risk"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add `train` and `list`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="carry out a recipe; run it again to resume")
+    train.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
+    train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/RECIPE")
+    train.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    train.add_argument("--simulated", action="store_true", help="train on the simulated ward although data are there")
+    train.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
+    listing = actions.add_parser("list", help="recipes that come with the package")
+    for action in (train, listing):
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one action."""
+    from smallhold.teach.recipe import read_recipe, shipped_recipes
+
+    if args.action == "list":
+        names = shipped_recipes()
+        if args.json:
+            print_json(names)
+        else:
+            print("\n".join(names))
+        next_commands(f"smallhold teach train {names[0]} --out runs/{names[0]}")
+        return 0
+    if args.threads < 1:
+        raise SmallholdError(f"--threads: expected at least 1, got {args.threads}")
+    recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
+    from smallhold.teach.train import run_training
+
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    stays = load_patients(recipe, args.data, simulated=args.simulated)
+    progress = ProgressBar()
+    try:
+        summary = run_training(recipe, stays, out, progress=progress, threads=args.threads)
+    finally:
+        progress.close()
+    if args.json:
+        print_json({"run": str(out), **asdict(summary)})
+    else:
+        label = " (simulated)" if summary.is_simulated else ""
+        print(
+            f"trained on {summary.num_stays} patients of {summary.data_set}{label}, {summary.parameters:,} parameters, "
+            f"final loss {summary.loss[-1][1]:.4f}, {summary.training_seconds:.0f} s"
+        )
+    next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
+    return 0
+
+
+def load_patients(recipe, data: Path | None, *, simulated: bool):  # type: ignore[no-untyped-def]
+    """The patients that a recipe is carried out on: real ones where they are found, else its simulated ward."""
+    from smallhold.sectors.hospital import icu_risk
+    from smallhold.sectors.hospital.simulator import SimulatedWard, simulate_ward
+
+    ward = SimulatedWard(recipe.data.simulated_stays, recipe.data.simulated_seed)
+    if simulated:
+        note(f"simulating a ward of {ward.num_stays} patients (seed {ward.seed})")
+        return simulate_ward(ward.num_stays, ward.seed, ward.hours)
+    stays = icu_risk.load_stays(data, simulated=ward)
+    kind = "simulated" if stays[0].is_simulated else "real"
+    note(f"{len(stays)} {kind} patients of {stays[0].data_set}")
+    return stays
