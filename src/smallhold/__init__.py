@@ -16,7 +16,7 @@ from smallhold.errors import SmallholdError
 from smallhold.version import __version__
 
 if TYPE_CHECKING:
-    from smallhold.decide import open_bundle as open  # noqa: A004 - smallhold.open(...) is the documented name
+    from smallhold.decide import open_bundle as open
 
 __all__ = ["SmallholdError", "__version__", "open"]
 

@@ -124,7 +124,7 @@ def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated:
     weights = read_weights(request.checkpoint)
     tokenizer_file = request.checkpoint / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     files: dict[str, tuple[bytes, str, str | None]] = {
         TRUNK_FILES["onnx_runtime"]: (trunk_onnx(weights), "trunk", "onnx_runtime"),
         TRUNK_FILES["reference"]: (trunk_gguf(weights, name=request.name, tokens=tokens), "trunk", "reference"),

@@ -123,7 +123,7 @@ class _Graph:
         self.op("MatMul", h, head, name="logits")
 
     def linear(self, x: str, name: str, trunk: dict[str, Weight]) -> str:
-        """x (T, I) to (T, O)."""
+        """Multiply: x (T, I) to (T, O)."""
         weight = trunk[f"{name}.weight"]
         if not isinstance(weight, QuantizedWeight):
             return self.op("MatMul", x, self.constant(name, np.ascontiguousarray(weight.T)))
@@ -214,4 +214,5 @@ class _Graph:
         )
         helper.set_model_props(model, {"smallhold.context_length": str(c.max_position_embeddings)})
         onnx.checker.check_model(model)
-        return model.SerializeToString(deterministic=True)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data

@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace, home: Home) -> int:
     from smallhold.bundle.assemble import BundleRequest, build_bundle
-    from smallhold.bundle.card import licence_texts, write_card
     from smallhold.cli.teach import load_patients
     from smallhold.decide.task import Task
     from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE
     from smallhold.sectors.hospital import icu_risk
     from smallhold.sectors.splits import Split
+    from smallhold.teach.card import licence_texts, write_card
     from smallhold.teach.recipe import recipe_of_run
     from smallhold.teach.train import read_summary
 
@@ -123,15 +123,15 @@ def _build(args: argparse.Namespace, home: Home) -> int:
     }
     if not fitted.is_feasible:
         note(
-            f"remark: no threshold brings the error down to {recipe.bundle.max_error:g} with half of the answers given; "
-            f"it is {fitted.error:.3f}"
+            f"remark: no threshold brings the error down to {recipe.bundle.max_error:g} with half of the "
+            f"answers given; it is {fitted.error:.3f}"
         )
     if args.json:
         print_json(report)
     else:
         print(
-            f"{manifest.name} {manifest.version}, {report['bytes']:,} bytes, temperature {field.temperature:.3f}, answers "
-            f"{fitted.coverage:.1%} of the calibration questions with {fitted.error:.1%} wrong"
+            f"{manifest.name} {manifest.version}, {report['bytes']:,} bytes, temperature {field.temperature:.3f}, "
+            f"answers {fitted.coverage:.1%} of the calibration questions with {fitted.error:.1%} wrong"
         )
     next_commands(f"smallhold device install {args.out}", f"smallhold evaluate {args.out} --task {icu_risk.NAME}")
     return 0

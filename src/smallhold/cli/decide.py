@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--input",
         type=Path,
         metavar="FILE",
-        help="JSON with age, sex, height_cm, icu_type and events: [minute, parameter, value, unit]; the unit may be left "
-        "out when it is the parameter's own; default: standard input",
+        help="JSON with age, sex, height_cm, icu_type and events: [minute, parameter, value, unit]; the unit may be "
+        "left out when it is the parameter's own; default: standard input",
     )
     parser.add_argument(
         "--hours", type=int, metavar="H", help="decide after so many hours; default: all that the events cover"

@@ -7,7 +7,9 @@ into the ONNX graph, so both runtimes compute with equal weights.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +60,7 @@ def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
     """
     checkpoint = read_checkpoint(source)
     target.mkdir(parents=True, exist_ok=True)
-    stored: dict[str, NDArray[np.int8] | NDArray[np.float16]] = {}
+    stored: dict[str, NDArray[Any]] = {}
     errors: dict[str, float] = {}
     trunk, encoder = dict(checkpoint.trunk), dict(checkpoint.encoder)
     for part, tensors in (("trunk", trunk), ("encoder", encoder)):
@@ -69,7 +71,8 @@ def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
             quantized = quantize_weight(np.pad(weight, ((0, 0), (0, padding))))
             stored[f"{part}/{name}.values"], stored[f"{part}/{name}.scale"] = quantized.values, quantized.scale
             tensors[name] = np.ascontiguousarray(quantized.dequantize()[:, :columns])
-            errors[name] = float(np.linalg.norm(weight - tensors[name]) / max(np.linalg.norm(weight), 1e-30))
+            size = max(float(np.linalg.norm(weight)), 1e-30)
+            errors[name] = float(np.linalg.norm(weight - tensors[name])) / size
     _write(target / QUANTIZED_FILE, stored)
     _write(target / "model.safetensors", trunk)
     if encoder:
@@ -96,7 +99,7 @@ def _copy_rest(checkpoint: Checkpoint, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _write(path: Path, tensors: dict[str, NDArray[np.float32]]) -> None:
+def _write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
     temporary.replace(path)

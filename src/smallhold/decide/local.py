@@ -148,7 +148,7 @@ class LocalTask:
             bins: Numbers of bins closed, 1 to T.
 
         Returns:
-            Field name to (len(bins), K), equal to what `TaskSession` reads bin by bin (the conformance suite checks it).
+            Field name to (len(bins), K), equal to what `TaskSession` reads bin by bin.
         """
         session = self.bundle.backend.session()
         inputs = np.concatenate([self.encoder.prefix(static), self.encoder.bins(channels[: max(bins)])])

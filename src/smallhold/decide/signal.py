@@ -55,14 +55,15 @@ class RankGauss:
         """Refuse a grid that cannot be interpolated."""
         if not self.values or len(self.values) != len(self.scores):
             raise RecipeError(
-                f"rank-Gauss grid: expected equally many values and scores, got {len(self.values)} and {len(self.scores)}"
+                f"rank-Gauss grid: expected as many scores as values, got {len(self.scores)} for {len(self.values)}"
             )
         if any(b <= a for a, b in zip(self.values, self.values[1:], strict=False)):
             raise RecipeError("rank-Gauss grid: values must increase strictly")
 
     def __call__(self, readings: NDArray[Any]) -> NDArray[np.float64]:
         """Normal scores of readings of any shape."""
-        return np.interp(readings, self.values, self.scores)
+        scores: NDArray[np.float64] = np.interp(readings, self.values, self.scores)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ class Trees:
             tested = self.feature[node]
             inner = tested >= 0
             if not inner.any():
-                return self.base[which] + self.value[node].sum(axis=1, dtype=np.float64)
+                logit: NDArray[np.float64] = self.base[which] + self.value[node].sum(axis=1, dtype=np.float64)
+                return logit
             goes_left = features[rows, np.maximum(tested, 0)] <= self.threshold[node]
             node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
 

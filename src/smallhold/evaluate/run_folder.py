@@ -44,6 +44,6 @@ def open_student(run: Path, local: LocalTask) -> Student:
         with torch.no_grad():
             logits = model.choice_logits(torch.from_numpy(channels), torch.from_numpy(static), choices)
         at = [hour - 1 for hour in local.task.horizons]
-        return (logits[:, at, 1] - logits[:, at, 0]).double().numpy()  # type: ignore[no-any-return]
+        return (logits[:, at, 1] - logits[:, at, 0]).double().numpy()
 
     return margins

@@ -107,17 +107,22 @@ class Trunk(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                # Two residual writes a layer: their scale shrinks with depth so that the stream's does not grow (GPT-2).
+                # Two residual writes a layer: their scale shrinks with depth, so that the stream's does not grow.
                 depth = 2 * config.num_hidden_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
                 nn.init.normal_(parameter, std=0.02 / depth**0.5)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder layers in order."""
+        return list(self.model.layers.children())  # type: ignore[union-attr]
 
     def hidden(self, embeddings: Tensor) -> Tensor:
         """Final normalised states (B, T, D) of embeddings (B, T, D), causal."""
         length = embeddings.shape[1]
-        # An explicit mask: the fused attention's backward pass is slow in bf16 on CPUs at short lengths (docs/experiments.md).
+        # An explicit mask: the fused attention's backward pass is slow on CPUs at short lengths (docs/experiments.md).
         mask = torch.full((length, length), float("-inf"), device=embeddings.device).triu(1)
         x = embeddings
-        for block in self.model.layers:
+        for block in self.blocks:
             x = block(x, mask, self.cos[:length], self.sin[:length])
         return self.model.norm(x)  # type: ignore[no-any-return, operator]
 
@@ -185,7 +190,7 @@ class _Block(nn.Module):
 
 
 class _SequenceDropout(nn.Module):
-    """Dropout with one mask per sequence and channel, shared over time: cheaper to draw, and no hour leaks another's."""
+    """Dropout with one mask for a sequence and channel, shared over time: cheap to draw, and no hour leaks another."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -50,11 +50,11 @@ def from_json(value: dict[str, Any]) -> model.Record:
 
 
 def _plain_members(record: Any) -> dict[str, Any]:
-    return {name: _plain(getattr(record, name)) for name in _member_names(type(record))}
+    return {name: _plain(getattr(record, name)) for name in _member_names(record.__class__)}
 
 
 @cache
-def _member_names(cls: type) -> tuple[str, ...]:
+def _member_names(cls: Any) -> tuple[str, ...]:
     return tuple(item.name for item in fields(cls))
 
 
@@ -72,7 +72,7 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

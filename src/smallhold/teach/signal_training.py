@@ -60,7 +60,7 @@ class SignalTrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSet:
-    """Recombined patients: patient i keeps a parameter where `is_swapped` is False and takes it from `donor[i]` elsewhere.
+    """Recombined patients: patient i takes a parameter from `donor[i]` where `is_swapped`, and keeps it elsewhere.
 
     Attributes:
         donor: (N,) index of the donor, of the same unit type.
@@ -126,7 +126,8 @@ def hour_weights(num_bins: int, horizons: tuple[int, ...]) -> FloatArray:
     weight = np.ones(num_bins, dtype=np.float32)
     weight[:3] = 0.3
     weight[[h - 1 for h in horizons if h <= num_bins]] = 3.0
-    return weight / weight.mean()
+    weight /= weight.mean()
+    return weight
 
 
 class SignalLoss:

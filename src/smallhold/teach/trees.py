@@ -64,7 +64,7 @@ def fit_trees(
         seed: Seed of the feature sampling.
         progress: Called with ensembles done and ensembles in all.
     """
-    models = []
+    models: list[HistGradientBoostingClassifier] = []
     for hour in config.hours:
         progress(len(models), len(config.hours))
         models.append(_fit_one(features_at(channels, static, hour), died, config, seed))

@@ -125,11 +125,13 @@ class ReferenceBackend:
             h = self._norm(x, layer.mlp_norm)
             gate = h @ layer.gate.T
             x = x + (gate / (1 + np.exp(-gate)) * (h @ layer.up.T)) @ layer.down.T
-        return self._norm(x, self.final_norm) @ self.head.T, present
+        logits: FloatArray = self._norm(x, self.final_norm) @ self.head.T
+        return logits, present
 
     def _norm(self, x: FloatArray, weight: FloatArray) -> FloatArray:
         scale = np.sqrt(np.mean(x * x, axis=1, keepdims=True) + np.float32(self.norm_epsilon))
-        return (x / scale * weight).astype(np.float32)
+        normalised: FloatArray = (x / scale * weight).astype(np.float32)
+        return normalised
 
     def _rotate(self, x: FloatArray, position: NDArray[np.int64]) -> FloatArray:
         """Rotary embedding, halves convention: x is (T, heads, hd)."""

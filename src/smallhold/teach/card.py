@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from smallhold.sectors.data_sets import KNOWN
+from smallhold.teach.train import RunSummary
 
 
-class Summary(Protocol):
-    """What a card says of the training; `teach.train.RunSummary` has it."""
-
-    data_set: str
-    is_simulated: bool
-    num_stays: int
-    death_rate: float
-    parameters: int
-    recipe_digest: str
-    data_digest: str
-    training_seconds: float
-    teacher_seconds: float
-
-
-def write_card(summary: Summary, *, encoding: str) -> str:
+def write_card(summary: RunSummary, *, encoding: str) -> str:
     """Markdown. Quality figures are not in it: they belong to an evaluation, whose report names data and split."""
     kind = "simulated patients" if summary.is_simulated else "real patients"
     warning = (
-        "\n**Trained on simulated patients. It shows that the machinery works and says nothing about clinical value.**\n"
+        "\n**Trained on simulated patients: shows that the machinery works, says nothing about clinical value.**\n"
         if summary.is_simulated
         else ""
     )
@@ -35,7 +20,7 @@ Estimates, at any hour of the first 48 in intensive care, the probability of dea
 engineering software. **Not a medical device**; no decision about a person may rest on it.
 {warning}
 - Model: causal Llama-style trunk with a signal encoder, {summary.parameters:,} parameters, weights {encoding}.
-- Trained on: {summary.num_stays:,} {kind} of {summary.data_set} (training split), {summary.death_rate:.1%} of whom died.
+- Trained on: {summary.num_stays:,} {kind} of {summary.data_set} (training split); {summary.death_rate:.1%} died.
 - Teacher: gradient-boosted trees, out of fold; also shipped as the baseline.
 - Time: teacher {summary.teacher_seconds:.0f} s, student {summary.training_seconds:.0f} s.
 - Recipe sha256:{summary.recipe_digest}, data sha256:{summary.data_digest}.

@@ -1,0 +1,56 @@
+# Every task of the project. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format docs system bench clean
+
+help:
+	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
+	@echo "make test     lint, types, import contracts and every test"
+	@echo "make lint     ruff, mypy, import-linter, generated docs"
+	@echo "make format   let ruff rewrite the sources"
+	@echo "make docs     regenerate the reference of the command line"
+	@echo "make system   install the Debian packages that all the tests need (as root)"
+	@echo "make bench    measure the session against its peers on this machine"
+	@echo "make clean    remove the environment and the caches; runs/ stays"
+
+demo: .venv/demo.stamp
+	$(BIN)/smallhold demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m smallhold.cli.reference --check docs/reference/cli.md
+
+format: .venv/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/test.stamp
+	$(BIN)/python -m smallhold.cli.reference docs/reference/cli.md
+
+system:
+	apt-get update
+	xargs -a system-packages.txt apt-get install -y --no-install-recommends
+
+bench: .venv/test.stamp
+	$(BIN)/python bench/session.py
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# A stamp is newer than pyproject.toml once its extra is installed, so that later calls need no network.
+.venv/demo.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	./install-torch.sh $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[demo]'
+	@touch $@
+
+.venv/test.stamp: .venv/demo.stamp pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[test]'
+	@touch $@
