@@ -17,6 +17,16 @@ from smallhold.sectors.hospital.floor import FloorState
 from smallhold.sectors.hospital.parameters import INDEX, PARAMETERS
 from smallhold.sectors.hospital.stays import Stay
 
+_UNITS_IN_WORDS = {
+    "mm[Hg]": "mmHg",
+    "Cel": "°C",
+    "10*3/uL": "×10³/µL",
+    "ug/L": "µg/L",
+    "{score}": "",
+    "[pH]": "",
+    "1": "",
+}
+
 
 def recorded_ward(
     stays: Mapping[str, Stay],
@@ -77,5 +87,9 @@ def recorded_ward(
 def describe_reading(code: str, value: float) -> str:
     """A reading in words, for example `heart rate 118 /min`."""
     parameter = PARAMETERS[INDEX[code]]
-    unit = {"mm[Hg]": "mmHg", "Cel": "°C", "{score}": "", "1": ""}.get(parameter.unit, parameter.unit)
-    return f"{parameter.title.lower()} {value:g} {unit}".rstrip()
+    return f"{parameter.title} {value:g} {unit_in_words(parameter.unit)}".rstrip()
+
+
+def unit_in_words(unit: str) -> str:
+    """A UCUM code as people write it; empty for plain numbers."""
+    return _UNITS_IN_WORDS.get(unit, unit)

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from smallhold.sectors.hospital.floor import FloorState
     from smallhold.sectors.hospital.stays import SYSTEM
 
+    if args.hours is not None and args.hours < 1:
+        raise InputError(f"--hours: expected at least 1, got {args.hours}")
     patient = _read(args.input)
     local = open_task(args)
     limits = HospitalLimits()

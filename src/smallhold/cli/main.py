@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb is None:
             build_parser().print_help()
             return 2
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # here, where a reader that went away can still be answered for
+        return code
     except SmallholdError as error:
         return _explain(error, error.exit_code)
     except ModuleNotFoundError as error:
@@ -96,11 +98,9 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smallhold {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():
-        if only in VERBS and name != only:
-            verbs.add_parser(name, help=summary)
-            continue
+        verb = verbs.add_parser(name, help=summary)
         if only is None or only == name:
-            configure_verb(verbs.add_parser(name, help=summary), name)
+            configure_verb(verb, name)
     return parser
 
 

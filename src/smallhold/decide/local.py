@@ -244,8 +244,16 @@ class TaskSession:
 
         Returns:
             Parameter to log-odds that the decision loses without it; only parameters that were ever measured.
+
+        Raises:
+            DecisionError: no bin was closed yet, or the field's choices have a common beginning.
+            RecipeError: the task has no such field.
         """
-        local, last = self._local, self._channels[-1]
+        local = self._local
+        local.task.field(field)  # refuses an unknown one
+        if not self.bins:
+            raise DecisionError(f"task {local.task.name}: close a bin before asking for effects")
+        last = self._channels[-1]
         if local.plans[field].forced:
             raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
         whole = self._margin(field, self._trunk.score([], [-1])[0])

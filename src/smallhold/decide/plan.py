@@ -45,7 +45,7 @@ class Field:
             raise RecipeError(f"field {self.name}: expected at least two different choices, got {list(self.choices)}")
         if self.positive not in self.choices:
             raise RecipeError(f"field {self.name}: positive {self.positive!r} is not one of {list(self.choices)}")
-        if not self.temperature > 0 or not 0 <= self.abstain_below <= 1 or not 0 <= self.alert_threshold <= 1:
+        if not 0 < self.temperature < np.inf or not 0 <= self.abstain_below <= 1 or not 0 <= self.alert_threshold <= 1:
             raise RecipeError(
                 f"field {self.name}: temperature must be positive and thresholds in [0, 1], got {self.temperature}, "
                 f"{self.abstain_below}, {self.alert_threshold}"

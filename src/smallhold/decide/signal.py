@@ -57,6 +57,8 @@ class RankGauss:
             raise RecipeError(
                 f"rank-Gauss grid: expected as many scores as values, got {len(self.scores)} for {len(self.values)}"
             )
+        if not np.isfinite([*self.values, *self.scores]).all():
+            raise RecipeError("rank-Gauss grid: values and scores must be finite")
         if any(b <= a for a, b in zip(self.values, self.values[1:], strict=False)):
             raise RecipeError("rank-Gauss grid: values must increase strictly")
 
@@ -118,11 +120,13 @@ class SignalSpec:
                 raise RecipeError(f"signal: channels {value['channels']} are not those of this version: {CHANNELS}")
             return cls(
                 parameters=tuple(value["parameters"]),
-                grids=tuple(RankGauss(tuple(g["values"]), tuple(g["scores"])) for g in value["grids"]),
+                grids=tuple(
+                    RankGauss(tuple(map(float, g["values"])), tuple(map(float, g["scores"]))) for g in value["grids"]
+                ),
                 bin_minutes=int(value["bin_minutes"]),
                 static=tuple(value["static"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RecipeError(f"signal: malformed task file: {error!r}") from error
 
 
@@ -271,7 +275,7 @@ def encode_stays(
         (N, num_bins, C) float32, equal to feeding each record through `SignalState` up to rounding.
 
     Raises:
-        ShapeError: a record's three arrays differ in length, or its minutes are not sorted.
+        ShapeError: a record's three arrays differ in length, a code is no parameter's, or the minutes are not sorted.
     """
     size = len(spec.parameters)
     out = np.zeros((len(events), num_bins, spec.num_channels), dtype=np.float32)
@@ -293,6 +297,8 @@ def _encode_block(
             raise ShapeError(
                 f"record {i}: minute, code and value have {len(minute)}, {len(code)}, {len(value)} entries"
             )
+        if len(code) and not 0 <= code.min() <= code.max() < size:
+            raise ShapeError(f"record {i}: codes must lie in [0, {size}), got {code.min()} to {code.max()}")
         if len(minute) and np.any(np.diff(minute) < 0):
             raise ShapeError(f"record {i}: minutes must be sorted")
     record = np.repeat(np.arange(len(events)), [len(m) for m, _, _ in events])

@@ -44,6 +44,8 @@ class SignalEncoder:
             }
         except KeyError as error:
             raise BackendError(f"signal encoder: the file lacks {error.args[0]!r}") from error
+        except (ValueError, TypeError) as error:
+            raise BackendError(f"signal encoder: the file describes no encoder: {error}") from error
         # Quantized matrices were padded with zero columns up to a multiple of their group.
         self._weights = {
             name: (np.ascontiguousarray(weight[: self._inputs(name, len(weight))]), bias)

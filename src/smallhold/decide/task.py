@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -30,6 +31,11 @@ class Comparator:
     scale: float
     offset: float
     threshold: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        if not all(math.isfinite(value) for value in (self.scale, self.offset, self.threshold)):
+            raise RecipeError(f"comparator: expected finite numbers, got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,23 @@ class Task:
     baseline: str | None
     comparators: dict[str, dict[str, Comparator]]
     condition: str
+
+    def __post_init__(self) -> None:
+        """Refuse members of the wrong type and hours that the task does not answer for."""
+        texts = {name: getattr(self, name) for name in ("name", "sector", "question", "encoder", "condition")}
+        if self.baseline is not None:
+            texts["baseline"] = self.baseline
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise RecipeError(f"task file: {name}: expected text, got {text!r}")
+        if type(self.num_bins) is not int or self.num_bins < 1:
+            raise RecipeError(f"task {self.name}: num_bins: expected a positive integer, got {self.num_bins!r}")
+        if any(type(hour) is not int or not 1 <= hour <= self.num_bins for hour in self.horizons):
+            raise RecipeError(
+                f"task {self.name}: horizons: expected integers in [1, {self.num_bins}], got {list(self.horizons)}"
+            )
+        if not self.fields or len({item.name for item in self.fields}) != len(self.fields):
+            raise RecipeError(f"task {self.name}: expected one or more fields with different names")
 
     def field(self, name: str) -> Field:
         """The field of that name.
@@ -97,13 +120,22 @@ class Task:
             value: dict[str, Any] = json.loads(data)
             if value.pop("format") != FORMAT:
                 raise RecipeError(f"task file: expected format {FORMAT}")
-            value["fields"] = tuple(Field(**{**item, "choices": tuple(item["choices"])}) for item in value["fields"])
+            value["fields"] = tuple(
+                Field(**{**item, "choices": _tuple(item["choices"])}) for item in _tuple(value["fields"])
+            )
             value["signal"] = SignalSpec.from_json(value["signal"])
-            value["horizons"] = tuple(value["horizons"])
+            value["horizons"] = _tuple(value["horizons"])
             value["comparators"] = {
                 model: {hour: Comparator(**item) for hour, item in hours.items()}
                 for model, hours in value["comparators"].items()
             }
             return cls(**value)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise RecipeError(f"task file: malformed: {error!r}") from error
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    """A JSON list; text would pass for a list of letters."""
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    return tuple(value)

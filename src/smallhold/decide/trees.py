@@ -96,5 +96,5 @@ class Trees:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 return cls(**{name: stored[name] for name in _MEMBERS})
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"baseline trees: malformed file: {error}") from error

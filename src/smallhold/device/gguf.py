@@ -52,7 +52,7 @@ def read_gguf(data: bytes) -> GgufFile:
     """
     try:
         return _read(memoryview(data))
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise BackendError(f"GGUF file is truncated or malformed: {error}") from error
 
 

@@ -214,7 +214,7 @@ MODELS = {
     "news2": "NEWS2",
     "saps1": "SAPS-I",
     "teacher": "teacher",
-    "fp32": "before compression (fp32)",
+    "fp32": "uncompressed",
 }
 
 

@@ -15,18 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallhold.assist.alarm import Change
+from smallhold.assist.local_specialist import LocalSpecialist
 from smallhold.assist.policy import load_profile
 from smallhold.assist.replay import MakeBedside
 from smallhold.assist.step import Step
-from smallhold.assist.ward import recorded_ward
+from smallhold.assist.ward import describe_reading, recorded_ward, unit_in_words
 from smallhold.decide.local import LocalTask
+from smallhold.decide.signal import bin_of_minute
 from smallhold.decide.task import Comparator
 from smallhold.evaluate import metrics
 from smallhold.evaluate.bootstrap import bootstrap_interval, paired_difference
 from smallhold.evaluate.cold_start import measure
 from smallhold.evaluate.predict import Predictions, predict_all
 from smallhold.evaluate.result import Curves, Patient, Result, Row
-from smallhold.records import Provenance
+from smallhold.records import Card, Provenance
+from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.stays import Stay, observations
 
@@ -210,14 +213,11 @@ def _curves(local: LocalTask, predictions: Predictions) -> dict[str, dict[str, C
 
 def _latency(local: LocalTask, stays: Sequence[Stay]) -> dict[str, Any]:
     """Append-and-decide, bin by bin, on one thread; and readings plus decisions a CPU second of one core."""
-    from smallhold.decide.signal import bin_of_minute
-    from smallhold.sectors.hospital.icu_risk import static_features
-
     times: list[float] = []
     events = 0
     cpu_begun = time.process_time()
     for stay in stays:
-        session = local.session(static_features(stay))
+        session = local.session(icu_risk.static_features(stay))
         bins = bin_of_minute(stay.minute, local.task.signal.bin_minutes)
         for hour in range(local.task.num_bins):
             for at in np.flatnonzero(bins == hour):
@@ -262,6 +262,7 @@ def _story(local: LocalTask, stay: Stay) -> Patient:
             break
         steps.append(bed.observe(observation, observation.t_received_ms))
     steps += [bed.close_bin(h * 3_600_000) for h in range(hour, local.task.num_bins + 1)]
+    explanations = _explanations(local, stay, steps)
     field = local.task.fields[0]
     story: Patient = {
         "id": stay.record_id,
@@ -277,7 +278,7 @@ def _story(local: LocalTask, stay: Stay) -> Patient:
         if step.observation is None and step.scores is not None:
             story["news2"].append([at, float(step.scores.scores[0].total)])
         if step.risk is not None:
-            cited = step.card.evidence if step.card is not None else ()
+            cited = explanations[step.t_ms].evidence
             story["risk"].append(
                 {
                     "hour": at,
@@ -300,6 +301,21 @@ def _story(local: LocalTask, stay: Stay) -> Patient:
     return story
 
 
+def _explanations(local: LocalTask, stay: Stay, steps: Sequence[Step]) -> dict[int, Card]:
+    """What every hour's answer rests on; at the bed only an alert is explained, a report has the time for all."""
+    specialist = LocalSpecialist(stay.record_id, local, local.session(icu_risk.static_features(stay)), describe_reading)
+    cards: dict[int, Card] = {}
+    for step in steps:
+        if step.observation is not None and step.gate is not None and step.gate.is_accepted:
+            reading = step.observation
+            specialist.observe(reading.code, reading.value, reading.t_measured_ms)
+        if step.risk is not None:
+            specialist.close_bin(step.t_ms)
+            specialist.decide(step.t_ms, step.provenance)
+            cards[step.t_ms] = specialist.explain()
+    return cards
+
+
 def _vitals(stay: Stay) -> list[Any]:
     found = []
     for name in _SHOWN_VITALS:
@@ -310,5 +326,5 @@ def _vitals(stay: Stay) -> list[Any]:
         points = [
             [m / 60, float(v)] for m, v in zip(stay.minute[mine].tolist(), stay.value[mine].tolist(), strict=True)
         ]
-        found.append({"code": name, "unit": PARAMETERS[index].unit, "points": points})
+        found.append({"code": name, "unit": unit_in_words(PARAMETERS[index].unit), "points": points})
     return found[:6]

@@ -153,7 +153,7 @@ def _paint_evidence(axes: Axes, risk: list[HourlyRisk], cited: list[str]) -> Non
                     color=SERIES[1] if speaks_for else SERIES[2],
                 )  # fmt: skip
     _lanes(axes, cited)
-    _row_label(axes, "cited", "▲ for  ▼ against")
+    _row_label(axes, "cited", "▲ pro ▼ con")
 
 
 def _paint_alerts(axes: Axes, alerts: list[TimelineAlert]) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from smallhold.device.durable_file import write_durably
+from smallhold.device.durable_file import move_durably, write_durably
 from smallhold.errors import DataError
 from smallhold.learn.model import SignalModel, Trunk, TrunkConfig
 
@@ -66,7 +66,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file under a temporary name and move it."""
     temporary = path.with_name(path.name + ".tmp")
     save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata={"format": "pt"})
-    temporary.replace(path)
+    move_durably(temporary, path)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -84,7 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         about = json.loads(about_file.read_text()) if about_file.exists() else {}
     except FileNotFoundError as error:
         raise DataError(f"checkpoint {folder}: {Path(str(error.filename)).name} is missing") from error
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, AttributeError) as error:
         raise DataError(f"checkpoint {folder}: truncated or malformed: {error}") from error
     return Checkpoint(config, trunk, encoder, about, folder)
 
@@ -98,14 +98,14 @@ def load_signal_model(folder: Path) -> SignalModel:
     checkpoint = read_checkpoint(folder)
     if not checkpoint.encoder:
         raise DataError(f"checkpoint {folder}: {ENCODER_FILE} is missing")
-    num_channels = checkpoint.encoder["basis.weight"].shape[1] // 4
-    model = SignalModel(checkpoint.config, num_channels, checkpoint.encoder["static.weight"].shape[1])
     try:
+        num_channels = checkpoint.encoder["basis.weight"].shape[1] // 4
+        model = SignalModel(checkpoint.config, num_channels, checkpoint.encoder["static.weight"].shape[1])
         trunk = {name: torch.from_numpy(array) for name, array in checkpoint.trunk.items()}
         if checkpoint.config.tie_word_embeddings:
             trunk["lm_head.weight"] = trunk["model.embed_tokens.weight"]
         model.trunk.load_state_dict(trunk)
         model.encoder.load_state_dict({name: torch.from_numpy(array) for name, array in checkpoint.encoder.items()})
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, IndexError) as error:
         raise DataError(f"checkpoint {folder}: tensors do not fit config.json: {error}") from error
     return model.eval()

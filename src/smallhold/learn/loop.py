@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from smallhold.device.durable_file import move_durably
 from smallhold.errors import DataError, InterruptedRun, RecipeError
 from smallhold.records import canonical_json, sha256_hex
 
@@ -110,7 +111,7 @@ def train(
 
     Raises:
         InterruptedRun: SIGINT or SIGTERM came; the slice was written and the same call continues.
-        DataError: the state file belongs to another run.
+        DataError: the state file belongs to another run or is damaged, or the training diverged.
     """
     identity = sha256_hex(canonical_json({"config": asdict(config), "inputs": inputs_digest}))
     state = _State(model, config)
@@ -171,12 +172,11 @@ class _State:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.use_bf16):
             value = loss(self.model, step, np.random.default_rng(int(seeds[1])))
         if not torch.isfinite(value):
-            raise DataError(
-                f"training diverged at step {step}: the loss is {value.item()}",
-                hint="lower train.learning_rate in the recipe",
-            )
+            raise _diverged(step, f"the loss is {value.item()}")
         value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
+        if not torch.isfinite(norm):
+            raise _diverged(step, f"the gradient's norm is {norm.item()}")
         self.optimizer.step()
         # The mean warms up with the run: early weights must not weigh on a short one.
         decay = min(config.ema_decay, (1 + step) / (10 + step))
@@ -197,7 +197,7 @@ class _State:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})
-        temporary.replace(path)
+        move_durably(temporary, path)
 
     def load(self, path: Path, identity: str) -> tuple[int, list[tuple[int, float]], float]:
         """Read a slice back; returns steps done, the loss curve and the time spent."""
@@ -219,7 +219,7 @@ class _State:
                             "exp_avg": file.get_tensor(f"first.{name}"),
                             "exp_avg_sq": file.get_tensor(f"second.{name}"),
                         }
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"{path}: truncated or malformed: {error}", hint=f"delete {path} to start afresh"
             ) from error
@@ -230,6 +230,10 @@ class _State:
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(self.mean[name])
+
+
+def _diverged(step: int, why: str) -> DataError:
+    return DataError(f"training diverged at step {step}: {why}", hint="lower optimizer.learning_rate in the recipe")
 
 
 @contextmanager

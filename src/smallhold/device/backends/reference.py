@@ -78,6 +78,8 @@ class ReferenceBackend:
             ]
         except KeyError as error:
             raise BackendError(f"GGUF file lacks {error.args[0]!r}") from error
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise BackendError(f"GGUF file describes no model: {error}") from error
         self.vocab_size = len(self.embedding)
         self.head_dim = len(self.layers[0].query) // self.num_heads
         frequency = rope_base ** (-np.arange(0, self.head_dim, 2) / self.head_dim)  # (hd / 2,)
