@@ -1,8 +1,10 @@
 """Smallhold: small language models, held locally.
 
 >>> import smallhold
+>>> from smallhold.sectors.hospital.icu_risk import static_features_from
 >>> bundle = smallhold.open("icu-risk.bundle")              # doctest: +SKIP
->>> session = bundle.task("icu-risk").session(age=71)       # doctest: +SKIP
+>>> static = static_features_from(71, "F", 160, "medical")  # doctest: +SKIP
+>>> session = bundle.task("icu-risk").session(static)       # doctest: +SKIP
 >>> session.observe("HR", 118)                              # doctest: +SKIP
 >>> session.close_bin()                                     # doctest: +SKIP
 >>> session.decide()                                        # doctest: +SKIP

@@ -202,20 +202,21 @@ def test_a_model_that_never_answers_is_given_up_and_its_queue_dropped() -> None:
     assert bed._consultation is not None and not bed._consultation._owed
 
 
-def test_an_abstention_at_elevated_risk_asks_people_to_look_when_the_floor_is_silent() -> None:
+def test_an_abstention_at_elevated_risk_calls_people_as_urgently_as_an_answer() -> None:
     bed = make_bed("p", Broken("p", "abstains"))
     feed(bed, reading("HR", 109, 1), reading("RespRate", 20, 1))
     step = bed.close_bin(HOUR_MS)
-    assert raised([step]) == [("deterioration", "low", "model", True)]
+    assert raised([step]) == [("deterioration", "medium", "model", True)]
     assert step.announced[0].message.startswith("The model is unsure, please look: 72% risk")
     assert step.proposals[0].has_abstained and "base-journal" in step.verdicts[0].clauses
 
 
-def test_an_abstention_adds_nothing_where_the_floor_speaks_already_or_risk_is_low() -> None:
+def test_an_abstention_raises_what_the_floor_calls_low_and_adds_nothing_where_the_risk_is_low() -> None:
     bed = make_bed("p", Broken("p", "abstains"))
     feed(bed, reading("HR", 109, 1), reading("RespRate", 30, 1))
     step = bed.close_bin(HOUR_MS)
-    assert {proposal.source for proposal in step.proposals} == {"floor"} and step.announced == ()
+    assert {proposal.source for proposal in step.proposals} == {"floor", "model"}
+    assert [alert.priority for alert in step.announced] == [Priority.MEDIUM]
     calm = make_bed("p", Broken("p", "abstains"))
     step = calm.close_bin(HOUR_MS)
     assert step.proposals == () and step.is_degraded

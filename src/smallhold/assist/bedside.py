@@ -13,7 +13,7 @@ What the model's silence means:
 
 * A suggestion of the model stands until a *confident* answer below the threshold takes it back: neither an abstention
   nor a failure does.
-* An abstention with a risk at or above the threshold asks people to look (LOW), unless the floor speaks already.
+* An abstention with a risk at or above the threshold calls people as urgently as an answer would.
 * A model that is missing or fails is a technical alert, raised once until it answers again.
 * The floor's suggestions, and every alert raised meanwhile, are marked `is_degraded`.
 """
@@ -312,9 +312,7 @@ class Bedside:
         condition = consultation.question.condition
         earlier = self._standing.get(("model", condition))
         others = [p for (_, about), p in self._standing.items() if about == condition and p is not earlier]
-        suggestion = consultation.suggest(
-            risk, earlier=earlier, is_floor_silent=not self._is_floor_speaking, is_degraded=self.is_degraded
-        )
+        suggestion = consultation.suggest(risk, earlier=earlier, is_degraded=self.is_degraded)
         reason: Card | str | None = None
         # An explanation is slow: it is made for an alert that people are called to because of the model.
         if (
@@ -372,10 +370,6 @@ class Bedside:
                 )
                 fresh += self._stand("gate", condition, proposal)
         return fresh
-
-    @property
-    def _is_floor_speaking(self) -> bool:
-        return ("floor", self.ward.rules.condition) in self._standing
 
     def _stale_signals(self, t_ms: int) -> list[str]:
         return [

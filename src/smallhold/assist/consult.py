@@ -90,36 +90,29 @@ class Consultation:
         except DecisionError as error:
             return str(error)
 
-    def suggest(
-        self, risk: Risk, *, earlier: Proposal | None, is_floor_silent: bool, is_degraded: bool
-    ) -> Proposal | None:
+    def suggest(self, risk: Risk, *, earlier: Proposal | None, is_degraded: bool) -> Proposal | None:
         """What the model suggests from now on.
 
         Args:
             risk: Its newest answer.
             earlier: What it has suggested so far; only a confident answer takes it back.
-            is_floor_silent: Whether nothing else calls for attention.
             is_degraded: Goes onto the suggestion.
 
         Returns:
-            MEDIUM at or above the alert threshold; LOW when the model abstains there and the floor is silent; the
-            earlier suggestion when it abstains; None otherwise.
+            MEDIUM at or above the alert threshold, abstained or not: being unsure there never calls people less.
+            Below it the earlier suggestion when the model abstains, else None.
         """
         question = self.question
         p = risk.probabilities[question.alarm_choice]
-        is_elevated = p >= question.alert_threshold
-        if risk.has_abstained and (earlier is not None or not is_elevated or not is_floor_silent):
-            return earlier
-        if not is_elevated:
-            return None
-        onset, harm = Onset.DELAYED, Harm.REVERSIBLE if risk.has_abstained else Harm.DEATH_OR_IRREVERSIBLE
+        if p < question.alert_threshold:
+            return earlier if risk.has_abstained else None
         words = question.wording.format(risk=p, threshold=question.alert_threshold, hour=risk.horizon_h)
         return Proposal(
             patient=self._patient,
             t_ms=risk.t_ms,
             condition=question.condition,
             action=ActionClass.A1,
-            priority=priority_of(harm, onset),
+            priority=priority_of(Harm.DEATH_OR_IRREVERSIBLE, Onset.DELAYED),
             source="model",
             has_abstained=risk.has_abstained,
             is_degraded=is_degraded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from smallhold.decide.local import LocalTask, TaskSession
+from smallhold.decide.local import FloatArray, LocalTask, TaskSession
 from smallhold.errors import DecisionError
 from smallhold.records import Card, Evidence, Provenance, Risk
 
@@ -20,31 +20,34 @@ class LocalSpecialist:
     Args:
         patient: Pseudonymous identifier, put on every answer.
         local: The task of an opened bundle.
-        session: A fresh session of that task.
+        static: What is known on admission; the session opens with it at the first call, so that this too happens
+            where the caller keeps its model to a deadline.
         describe: (code, value) to the reading in words, for example `heart rate 118 /min`.
     """
 
     def __init__(
-        self, patient: str, local: LocalTask, session: TaskSession, describe: Callable[[str, float], str]
+        self, patient: str, local: LocalTask, static: FloatArray, describe: Callable[[str, float], str]
     ) -> None:
-        self._patient, self._local, self._session, self._describe = patient, local, session, describe
+        self._patient, self._local, self._static, self._describe = patient, local, static, describe
+        self._opened: TaskSession | None = None
         self._field = local.task.fields[0]
         self._newest: dict[str, tuple[float, int]] = {}
         self._latest: Risk | None = None
 
     def observe(self, code: str, value: float, t_ms: int) -> None:
         """See `Specialist.observe`."""
-        self._session.observe(code, value)
+        self._session().observe(code, value)
         self._newest[code] = (value, t_ms)
 
     def close_bin(self, t_ms: int) -> None:  # noqa: ARG002 - the session counts bins itself
         """See `Specialist.close_bin`."""
-        self._session.close_bin()
+        self._session().close_bin()
 
     def decide(self, t_ms: int, provenance: Provenance) -> Risk:
         """See `Specialist.decide`."""
         begun = time.perf_counter()
-        answer = self._session.decide().answers[self._field.name]
+        session = self._session()
+        answer = session.decide().answers[self._field.name]
         self._latest = Risk(
             patient=self._patient,
             task=self._local.task.name,
@@ -54,7 +57,7 @@ class LocalSpecialist:
             probabilities=answer.probabilities,
             confidence=max(answer.probabilities.values()),
             has_abstained=answer.has_abstained,
-            horizon_h=self._session.bins * self._local.task.signal.bin_minutes // 60,
+            horizon_h=session.bins * self._local.task.signal.bin_minutes // 60,
             model="shipped",
             latency_ms=(time.perf_counter() - begun) * 1e3,
             provenance=provenance,
@@ -66,7 +69,7 @@ class LocalSpecialist:
         risk = self._latest
         if risk is None:
             raise DecisionError("explain: nothing was decided yet")
-        effects = self._session.effects(self._field.name)
+        effects = self._session().effects(self._field.name)
         strongest = sorted(effects.items(), key=lambda item: -item[1])[:_MOST_EVIDENCE]
         evidence = tuple(
             Evidence(code=code, observations=(), text=self._text(code, risk.t_ms), effect=round(effect, 4))
@@ -78,6 +81,11 @@ class LocalSpecialist:
         return Card(
             patient=self._patient, t_ms=risk.t_ms, text="; ".join(lines), evidence=evidence, provenance=risk.provenance
         )
+
+    def _session(self) -> TaskSession:
+        if self._opened is None:
+            self._opened = self._local.session(self._static)
+        return self._opened
 
     def _text(self, code: str, now_ms: int) -> str:
         if code not in self._newest:

@@ -11,7 +11,6 @@ from smallhold.assist.policy import Profile
 from smallhold.assist.replay import MakeBedside
 from smallhold.assist.specialist import Question, Watchdog
 from smallhold.decide.local import LocalTask
-from smallhold.errors import DecisionError
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.floor import FloorState
 from smallhold.sectors.hospital.parameters import INDEX, PARAMETERS
@@ -74,11 +73,7 @@ def recorded_ward(
         )
         specialist = None
         if local is not None:
-            try:
-                session = local.session(icu_risk.static_features(stay))
-                specialist = LocalSpecialist(patient, local, session, describe_reading)
-            except DecisionError:
-                specialist = None  # the bed then says that the model is unavailable, and the floor goes on
+            specialist = LocalSpecialist(patient, local, icu_risk.static_features(stay), describe_reading)
         return Bedside(patient, ward, FloorState(patient), specialist=specialist, watchdog=watchdog)
 
     return make_bed

@@ -67,15 +67,17 @@ def _build(args: argparse.Namespace, home: Home) -> int:
     from smallhold.sectors.splits import Split
     from smallhold.teach.card import licence_texts, write_card
     from smallhold.teach.recipe import recipe_of_run
-    from smallhold.teach.train import read_summary
+    from smallhold.teach.train import digest_stays, read_summary
 
     folder: Path = args.run_folder
     summary = read_summary(folder)
     recipe = recipe_of_run(summary.recipe)
-    stays = load_patients(recipe, args.data, simulated=summary.is_simulated)
-    if stays[0].data_set != summary.data_set:
+    stays = load_patients(recipe, args.data, simulated=summary.is_simulated and args.data is None)
+    known = [stay for stay in stays if stay.died is not None]
+    if digest_stays(icu_risk.split(known, Split.TRAIN)) != summary.data_digest:
         raise DataError(
-            f"calibration needs the data set of the run, {summary.data_set}, but {stays[0].data_set} was found",
+            f"calibration needs the very data of the run, {summary.data_set}; what was found of {stays[0].data_set} "
+            "differs from it",
             hint="give its folder with --data DIR",
         )
     quantized = folder / "quantized"
@@ -98,7 +100,7 @@ def _build(args: argparse.Namespace, home: Home) -> int:
     try:
         manifest, fitted = build_bundle(
             request,
-            icu_risk.split([stay for stay in stays if stay.died is not None], Split.CALIBRATION),
+            icu_risk.split(known, Split.CALIBRATION),
             args.out,
             is_simulated=summary.is_simulated,
             created=created,

@@ -16,6 +16,8 @@ SUMMARY = "Ask a bundle for one decision"
 EXAMPLE = """echo '{"age": 71, "sex": "F", "height_cm": 160, "icu_type": "medical",
         "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1"""
 
+_OLDEST = 130
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare arguments."""
@@ -53,14 +55,15 @@ def run(args: argparse.Namespace) -> int:
     gate = Gate(limits, RECORDED_TOLERANCES)
     floor = FloorState("patient")
     static = icu_risk.static_features_from(
-        patient.get("age"), patient.get("sex"), patient.get("height_cm"), patient.get("icu_type", "unknown")
+        patient.get("age"), patient.get("sex"), patient.get("height_cm"), patient.get("icu_type") or "unknown"
     )
-    specialist = LocalSpecialist("patient", local, local.session(static), describe_reading)
+    specialist = LocalSpecialist("patient", local, static, describe_reading)
     provenance = Provenance(trace_id=uuid.uuid4().hex, bundle=local.bundle.manifest.digest, clock="stay")
-    events = sorted((_event(item, i) for i, item in enumerate(patient["events"])), key=lambda event: event[0])
-    hours = args.hours or max(1, -(-events[-1][0] // 60))
+    events = [(i, *_event(item, i)) for i, item in enumerate(patient["events"])]
+    events.sort(key=lambda event: event[1])  # stable: readings of one minute keep their order
+    hours = args.hours or max(1, -(-events[-1][1] // 60))
     hour, accepted = 0, 0
-    for i, (minute, code, value, unit) in enumerate(events):
+    for i, minute, code, value, unit in events:
         while minute > 60 * (hour + 1) and hour < hours:
             specialist.close_bin(3_600_000 * (hour + 1))
             hour += 1
@@ -104,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(path: Path | None) -> dict[str, Any]:
+    from smallhold.sectors.hospital.stays import ICU_TYPES, UNKNOWN_ICU_TYPE
+
     where = "standard input" if path is None else str(path)
     try:
         value = json.loads(sys.stdin.read() if path is None else path.read_text())
@@ -114,13 +119,22 @@ def _read(path: Path | None) -> dict[str, Any]:
     for name, kinds in (("age", (int, float)), ("height_cm", (int, float)), ("sex", str), ("icu_type", str)):
         if value.get(name) is not None and (not isinstance(value[name], kinds) or isinstance(value[name], bool)):
             raise DataError(f"{where}, member {name!r}: got {value[name]!r}")
+    for name, words in (("sex", ("F", "M")), ("icu_type", (*ICU_TYPES, UNKNOWN_ICU_TYPE))):
+        if value.get(name) is not None and value[name] not in words:
+            raise DataError(f"{where}, member {name!r}: expected one of {', '.join(words)}, got {value[name]!r}")
+    if value.get("age") is not None and not 0 <= value["age"] <= _OLDEST:
+        raise DataError(f"{where}, member 'age': expected years from 0 to {_OLDEST}, got {value['age']!r}")
     return value
 
 
 def _event(item: Any, i: int) -> tuple[int, str, float, str | None]:
     match item:
         case [int() as minute, str() as code, int() | float() as value, *unit] if (
-            minute >= 0 and len(unit) <= 1 and all(isinstance(u, str) for u in unit)
+            minute >= 0
+            and not isinstance(minute, bool)
+            and not isinstance(value, bool)
+            and len(unit) <= 1
+            and all(isinstance(u, str) for u in unit)
         ):
             return minute, code, float(value), unit[0] if unit else None
     raise DataError(

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         else "Patients: REAL intensive-care stays of PhysioNet/CinC 2012 (physionet2012_icu)"
     )
     common = ["--home", str(home.path)]
-    data = ["--data", str(args.data)] if args.data is not None else []
+    data = ["--data", str(args.data)] if args.data is not None and not is_simulated else []
     ward = ["--simulated"] if is_simulated else []
     init(home)
     # A device never goes back to a lower version, and one version is one bundle: every demo makes the next one.

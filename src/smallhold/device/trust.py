@@ -38,6 +38,7 @@ from smallhold.errors import (
     SignatureError,
 )
 from smallhold.records import canonical_json
+from smallhold.version import __version__
 
 PAYLOAD_TYPE = "application/vnd.smallhold.manifest+json"
 MAX_MANIFEST_BYTES = 8 * 2**20
@@ -254,11 +255,9 @@ def _check_runtime(manifest: Manifest, runtime_version: str) -> None:
 
 
 def _this_runtime() -> str:
-    import smallhold  # late: the package's root imports modules that import this one
-
-    match = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", smallhold.__version__)
+    match = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", __version__)
     if match is None:
-        raise BundleError(f"this software's version is not known: expected 1.2.3, got {smallhold.__version__!r}")
+        raise BundleError(f"this software's version is not known: expected 1.2.3, got {__version__!r}")
     return match.group()  # a development version such as 1.2.3.dev4 counts as 1.2.3
 
 

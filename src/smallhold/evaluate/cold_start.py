@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from smallhold.errors import BackendError
 
 
 def measure(bundle: Path, task: str, *, timeout_seconds: float = 60.0) -> dict[str, Any]:
@@ -22,15 +25,24 @@ def measure(bundle: Path, task: str, *, timeout_seconds: float = 60.0) -> dict[s
         `cold_start_s`: wall seconds from process start to first decision, the interpreter's own start included.
         `resident_bytes`: resident set with one patient.
         `patient_bytes`: what one further patient adds, a whole stay long.
+
+    Raises:
+        BackendError: the fresh process failed, or took longer than the timeout.
     """
     begun = time.time()
-    done = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "smallhold.evaluate.cold_start", str(bundle), task, repr(begun)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-        check=True,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "smallhold.evaluate.cold_start", str(bundle), task, repr(begun)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BackendError(f"cold start: expected a decision within {timeout_seconds:g} s, got none") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BackendError(f"cold start: the fresh process ended with exit code {done.returncode}: {last}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -48,10 +60,18 @@ def _first_decision(bundle: str, task: str, begun: float) -> dict[str, Any]:
     session.close_bin()
     session.decide()
     seconds = time.time() - begun
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    resident = _resident_bytes()
     while session.bins < local.task.num_bins:
         session.close_bin()
     return {"cold_start_s": seconds, "resident_bytes": resident, "patient_bytes": session.state_bytes}
+
+
+def _resident_bytes() -> int:
+    """Resident set now; where the system does not say (macOS), the largest so far."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ def _story(local: LocalTask, stay: Stay) -> Patient:
 
 def _explanations(local: LocalTask, stay: Stay, steps: Sequence[Step]) -> dict[int, Card]:
     """What every hour's answer rests on; at the bed only an alert is explained, a report has the time for all."""
-    specialist = LocalSpecialist(stay.record_id, local, local.session(icu_risk.static_features(stay)), describe_reading)
+    specialist = LocalSpecialist(stay.record_id, local, icu_risk.static_features(stay), describe_reading)
     cards: dict[int, Card] = {}
     for step in steps:
         if step.observation is not None and step.gate is not None and step.gate.is_accepted:

@@ -83,7 +83,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         about_file = folder / "smallhold.json"
         about = json.loads(about_file.read_text()) if about_file.exists() else {}
     except FileNotFoundError as error:
-        raise DataError(f"checkpoint {folder}: {Path(str(error.filename)).name} is missing") from error
+        absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
+        raise DataError(f"checkpoint {folder}: missing: {', '.join(absent)}") from error
     except (SafetensorError, ValueError, AttributeError) as error:
         raise DataError(f"checkpoint {folder}: truncated or malformed: {error}") from error
     return Checkpoint(config, trunk, encoder, about, folder)

@@ -31,9 +31,9 @@ def canonical_json(value: Any) -> bytes:
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"value has no canonical JSON form: {error}") from error
-    return text.encode()
 
 
 def sha256_hex(data: bytes) -> str:
