@@ -124,3 +124,159 @@ def small_bundle(
         progress=lambda caption, done, total: None,
     )
     return SmallBundle(folder / "bundle", folder / "keys", checkpoint, stays)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One tiny simulated run, all the way: what each stage left on the disk."""
+
+    home: Path
+    data: Path
+    recipe: Path
+    run: Path
+    bundle: Path
+    stays: list  # of smallhold.sectors.hospital.stays.Stay
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+TINY_RECIPE = """
+[task]
+sector = "hospital"
+name = "icu-risk"
+
+[teacher]
+iterations = 8
+leaves = 6
+folds = 2
+
+[student]
+epochs = 4
+batch_size = 16
+
+[model]
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 2
+
+[optimizer]
+warmup_steps = 10
+ema_decay = 0.9
+
+[bundle]
+name = "icu-risk-tiny"
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_ward() -> list:  # of Stay
+    """170 simulated stays, named so that every part of the split holds patients of both outcomes."""
+    from dataclasses import replace
+
+    from smallhold.sectors.hospital.simulator import simulate_ward
+    from smallhold.sectors.hospital.stays import SIMULATED_WARD
+    from smallhold.sectors.splits import Split, split_of
+
+    stays = simulate_ward(240, 1, 48)
+    dead, alive = [s for s in stays if s.died], [s for s in stays if not s.died]
+    wanted = {Split.TRAIN: (12, 98), Split.CALIBRATION: (12, 28), Split.VALIDATION: (1, 4), Split.TEST: (4, 11)}
+    ward, number = [], 0
+    for part, counts in wanted.items():
+        for source, count in zip((dead, alive), counts, strict=True):
+            for _ in range(count):
+                while split_of(SIMULATED_WARD, f"sim-t-{number:05d}") != part:
+                    number += 1
+                ward.append(replace(source.pop(), record_id=f"sim-t-{number:05d}"))
+                number += 1
+    return ward
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory: pytest.TempPathFactory, tiny_ward: list) -> Flow:
+    """Teach, compress, bundle and sign through the command line, as a user would; nothing may change what is here."""
+    pytest.importorskip("torch", reason="training needs torch, the extra 'train'")
+    from smallhold.cli.main import main
+    from smallhold.sectors.hospital.simulator import write_ward
+
+    folder = tmp_path_factory.mktemp("flow")
+    made = Flow(folder / "home", folder / "data", folder / "tiny.toml", folder / "run", folder / "bundle", tiny_ward)
+    write_ward(tiny_ward, made.data / "simulated_ward")
+    made.recipe.write_text(TINY_RECIPE)
+    home, data = ["--home", str(made.home)], ["--data", str(made.data)]
+    for words in (
+        ["device", "init", *home],
+        ["teach", "train", str(made.recipe), "--out", str(made.run), "--threads", "1", *data],
+        ["compress", str(made.run)],
+        ["bundle", "build", str(made.run), "--out", str(made.bundle), *home, *data],
+    ):
+        assert main(words) == 0, words
+    return made
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one's own with the keys of `flow`; the default one for this test."""
+    import shutil
+
+    made = tmp_path / "home"
+    shutil.copytree(request.getfixturevalue("flow").home, made)
+    monkeypatch.setenv("SMALLHOLD_HOME", str(made))
+    return made
+
+
+@pytest.fixture
+def smallhold(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """smallhold("device", "status", stdin="") runs a command in this process."""
+    import io
+
+    from smallhold.cli.main import main
+
+    def call(*words: object, stdin: str | None = None) -> Done:
+        if stdin is not None:
+            monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse's way out, as `python -m` takes it
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def resigned(flow: Flow, tmp_path: Path) -> Callable[..., Path]:
+    """resigned("name", files={path: bytes}, key=..., version="2.0.0") is a changed copy of the bundle, signed again."""
+    import shutil
+    from dataclasses import replace
+
+    from smallhold.device.home import Home
+    from smallhold.device.manifest import FileEntry, Manifest
+    from smallhold.device.trust import sign_manifest
+    from smallhold.records import sha256_hex
+
+    def make(name: str, *, files: dict[str, bytes] | None = None, key: object = None, **changes: object) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(flow.bundle, folder)
+        manifest = Manifest.from_bytes((folder / "manifest.json").read_bytes())
+        entries = dict(manifest.files)
+        for path, data in (files or {}).items():
+            (folder / path).write_bytes(data)
+            entries[path] = FileEntry(sha256_hex(data), len(data), entries[path].role, entries[path].runtime)
+        manifest = replace(manifest, files=entries, **changes)
+        (folder / "manifest.json").write_bytes(manifest.to_bytes())
+        signer = key or Home(flow.home).publisher_key()
+        (folder / "manifest.dsse.json").write_bytes(sign_manifest(manifest.to_bytes(), signer))  # type: ignore[arg-type]
+        return folder
+
+    return make

@@ -130,7 +130,11 @@ def test_many_records_at_once_equal_each_record_alone() -> None:
     for _ in range(515):  # more than one block
         n = int(rng.integers(0, 6))
         records.append(
-            (np.sort(rng.integers(0, 300, n)).astype(np.int32), rng.integers(0, 3, n).astype(np.int16), rng.normal(size=n))
+            (
+                np.sort(rng.integers(0, 300, n)).astype(np.int32),
+                rng.integers(0, 3, n).astype(np.int16),
+                rng.normal(size=n),
+            )
         )
     together = encode_stays(SPEC, records, 5)
     for i in (0, 1, 511, 512, 514):

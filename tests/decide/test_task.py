@@ -59,7 +59,10 @@ def test_fields_are_found_by_name() -> None:
         ({"fields": [{"name": "died", "choices": ["no", "yes"], "positive": "yes", "mood": 1}]}, "malformed"),
         ({"fields": [{"name": "died", "choices": ["no", "yes"], "positive": "yes", "temperature": "1"}]}, "malformed"),
         ({"comparators": {"news2": {"6": {"scale": 1}}}}, "malformed"),
-        ({"comparators": {"news2": {"6": {"scale": math.inf, "offset": 0, "threshold": 0}}}}, "expected finite numbers"),
+        (
+            {"comparators": {"news2": {"6": {"scale": math.inf, "offset": 0, "threshold": 0}}}},
+            "expected finite numbers",
+        ),
         ({"signal": {}}, "malformed"),
     ],
 )

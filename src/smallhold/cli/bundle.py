@@ -10,7 +10,6 @@ from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.device.home import Home
 from smallhold.errors import DataError
 
-SUMMARY = "Build, sign, verify or inspect a bundle"
 EXAMPLE = "smallhold bundle build runs/icu-risk --out icu-risk.bundle"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from smallhold.cli.output import next_commands, print_json
 
-SUMMARY = "Quantize a checkpoint to 8 bits"
 EXAMPLE = "smallhold compress runs/icu-risk"
 
 

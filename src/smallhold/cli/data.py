@@ -11,7 +11,6 @@ from pathlib import Path
 from smallhold.errors import DataError
 from smallhold.sectors.data_sets import KNOWN, KnownDataSet, cache_dir, find_data_set, known_data_set
 
-SUMMARY = "List the data sets that are known, and say where to get one"
 EXAMPLE = "smallhold data list"
 
 
@@ -22,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     getting = actions.add_parser("get", help="say where to get a data set and how to lay it out")
     getting.add_argument("name", metavar="NAME", help="name of the data set, for example physionet2012_icu")
     for action in (listing, getting):
+        # Accepted after the action as well as before it; SUPPRESS keeps what was given before.
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
         action.add_argument(
             "--data",
             type=Path,

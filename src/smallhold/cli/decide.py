@@ -12,7 +12,6 @@ from smallhold.cli.options import add_bundle_options, open_task
 from smallhold.cli.output import note, print_json
 from smallhold.errors import DataError, InputError
 
-SUMMARY = "Ask a bundle for one decision"
 EXAMPLE = """echo '{"age": 71, "sex": "F", "height_cm": 160, "icu_type": "medical",
         "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1"""
 

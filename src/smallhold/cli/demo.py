@@ -10,7 +10,6 @@ from smallhold.cli.options import home_of
 from smallhold.cli.output import next_commands, note, paint
 from smallhold.errors import SmallholdError
 
-SUMMARY = "Run everything once, from raw readings to a signed, explained, journalled decision"
 EXAMPLE = "smallhold demo"
 
 

@@ -15,7 +15,6 @@ from smallhold.device.install import SlotStatus, Status, install, rollback, stat
 from smallhold.device.manifest import Manifest
 from smallhold.device.trust import key_id
 
-SUMMARY = "Make a device's home, install a signed bundle, roll it back, show what runs"
 EXAMPLE = "smallhold device init && smallhold device install icu-risk.bundle && smallhold device status"
 
 

@@ -14,7 +14,6 @@ from smallhold.cli.output import print_json
 from smallhold.errors import DataError, SmallholdError
 from smallhold.version import __version__
 
-SUMMARY = "Show what this machine has and what is missing"
 EXAMPLE = "smallhold doctor"
 
 _PACKAGES = {

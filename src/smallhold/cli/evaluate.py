@@ -12,7 +12,6 @@ from smallhold.cli.options import add_bundle_options, add_patient_options, choos
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.errors import InputError
 
-SUMMARY = "Measure a bundle on patients with a known outcome, beside the simple things"
 EXAMPLE = "smallhold evaluate icu-risk.bundle --split test --out runs/icu-risk/report"
 
 

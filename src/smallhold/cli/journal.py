@@ -23,7 +23,6 @@ from smallhold.device.trust import load_public_key
 from smallhold.errors import InputError
 from smallhold.records import AuditEntry
 
-SUMMARY = "Show, verify and export the journal of a device"
 EXAMPLE = "smallhold journal show --last 5 && smallhold journal verify"
 
 _PREVIEW = 72

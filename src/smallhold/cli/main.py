@@ -27,7 +27,7 @@ VERBS: dict[str, str] = {
     "decide": "Ask a bundle for one decision",
     "replay": "Play recorded patients through a bundle, as if they lay on a ward",
     "evaluate": "Measure a bundle on patients with a known outcome, beside the simple things",
-    "journal": "Show, verify or export the journal",
+    "journal": "Show, verify and export the journal of a device",
     "doctor": "Show what this machine has and what is missing",
 }
 
@@ -46,7 +46,6 @@ _EXTRAS = {
 class Verb(Protocol):
     """What a module of this folder offers."""
 
-    SUMMARY: str
     EXAMPLE: str
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
@@ -107,7 +106,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 def configure_verb(parser: argparse.ArgumentParser, name: str) -> None:
     """Give a verb its arguments, its worked example and the options that every verb has."""
     module: Verb = importlib.import_module(f"smallhold.cli.{name}")
-    parser.description = f"{module.SUMMARY}."
+    parser.description = f"{VERBS[name]}."
     parser.epilog = f"example: {module.EXAMPLE}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="data as JSON on stdout")

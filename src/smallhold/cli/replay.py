@@ -13,7 +13,6 @@ from smallhold.errors import BackendError, BundleError, InputError
 if TYPE_CHECKING:
     from smallhold.records import Alert
 
-SUMMARY = "Play recorded patients through a bundle, as if they lay on a ward"
 EXAMPLE = "smallhold replay icu-risk.bundle --patients 30 --profile eu"
 
 _ABSTAINED = 3

@@ -10,7 +10,6 @@ from pathlib import Path
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.errors import SmallholdError
 
-SUMMARY = "Train a small model from a recipe"
 EXAMPLE = "smallhold teach train icu-risk --out runs/icu-risk"
 
 

@@ -115,6 +115,13 @@ class LocalTask:
         self.plans: dict[str, FieldPlan] = {
             field.name: plan_field(field, lambda text: bundle.tokenizer.encode(text).ids) for field in task.fields
         }
+        # One position for the prefix; checked here, so that no session meets the end of the context half way.
+        needed = 1 + task.num_bins + max(len(plan.forced) for plan in self.plans.values())
+        if bundle.backend.context_length < needed:
+            raise BackendError(
+                f"task {task.name}: {task.num_bins} bins need a context of {needed} positions, the trunk has "
+                f"{bundle.backend.context_length}"
+            )
 
     def trees(self) -> Trees | None:
         """The baseline trees, when the bundle ships them."""

@@ -59,9 +59,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         if self.steps < 1:
-            raise RecipeError(f"train: expected at least 1 step, got {self.steps}")
+            raise RecipeError(f"training: expected at least 1 step, got {self.steps}")
         if not 0 <= self.ema_decay < 1:
-            raise RecipeError(f"train.ema_decay: expected a value in [0, 1), got {self.ema_decay}")
+            raise RecipeError(f"optimizer.ema_decay: expected a value in [0, 1), got {self.ema_decay}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then cosine."""

@@ -26,10 +26,15 @@ engineering software. **Not a medical device**; no decision about a person may r
 - Recipe sha256:{summary.recipe_digest}, data sha256:{summary.data_digest}.
 - Inputs: age, sex, height, unit type, and 37 vital signs and laboratory values. Never an input: outcomes, length of
   stay, SAPS-I, SOFA.
-- Limits: one hospital system, patients split at random, so the figures are in-distribution; adults; 48 hours; not
-  measured on other monitors, populations or years.
+- Limits: {_limits(summary)} Adults; 48 hours; not measured on other monitors, populations or years.
 - Figures: `smallhold evaluate` prints them with intervals, beside NEWS2, SAPS-I and the trees.
 """
+
+
+def _limits(summary: RunSummary) -> str:
+    if summary.is_simulated:
+        return "no person stands behind the data."
+    return "patients of one data set, split at random, so that figures on its test split are in-distribution."
 
 
 def licence_texts(data_sets: tuple[str, ...]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from smallhold.errors import RecipeError, SmallholdError
+from smallhold.device.manifest import parse_version
+from smallhold.errors import IntegrityError, RecipeError, SmallholdError
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.signal_training import SignalTrainingConfig
 from smallhold.teach.trees import TreeConfig
@@ -40,6 +41,11 @@ class WardChoice:
     simulated_stays: int = 2500
     simulated_seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse an empty ward."""
+        if self.simulated_stays < 1:
+            raise RecipeError(f"data.simulated_stays: expected at least 1, got {self.simulated_stays}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
@@ -51,6 +57,22 @@ class ModelChoice:
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
 
+    def __post_init__(self) -> None:
+        """Refuse a shape that cannot be built."""
+        for item in fields(self):
+            if getattr(self, item.name) < 1:
+                raise RecipeError(f"model.{item.name}: expected at least 1, got {getattr(self, item.name)}")
+        if self.hidden_size % (2 * self.num_attention_heads):  # rotary embeddings turn pairs
+            raise RecipeError(
+                f"model: hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise RecipeError(
+                f"model: num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerChoice:
@@ -61,6 +83,15 @@ class OptimizerChoice:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     ema_decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise RecipeError(f"optimizer.{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("weight_decay", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"optimizer.{name}: expected a value in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +109,15 @@ class BundleChoice:
     version: str = "1.0.0"
     max_error: float = 0.1
     expires_days: int = 365
+
+    def __post_init__(self) -> None:
+        """Refuse what would only fail after the training."""
+        try:
+            parse_version(self.version)
+        except IntegrityError as error:
+            raise RecipeError(f"bundle.version: expected a version such as 1.2.3, got {self.version!r}") from error
+        if not 0 < self.max_error < 1:
+            raise RecipeError(f"bundle.max_error: expected a share in (0, 1), got {self.max_error}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +150,10 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix == ".toml":
         if not path.is_file():
             raise RecipeError(f"recipe {path}: no such file", hint="smallhold teach list")
-        text = path.read_text(encoding="utf-8", errors="strict")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"recipe {path}: not valid TOML: {error}") from error
     else:
         shipped = _SHIPPED / f"{name_or_path}.toml"
         if not shipped.is_file():

@@ -39,8 +39,15 @@ class TreeConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted."""
-        if self.folds < 2:
-            raise RecipeError(f"teacher.folds: expected at least 2, got {self.folds}")
+        for name, least in (("folds", 2), ("leaves", 2), ("iterations", 1), ("min_samples_leaf", 1)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"teacher.{name}: expected at least {least}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf") or not 0 <= self.l2 < float("inf"):
+            raise RecipeError(
+                f"teacher: expected a positive learning_rate and l2 >= 0, got {self.learning_rate} and {self.l2}"
+            )
+        if not 0 < self.feature_share <= 1:
+            raise RecipeError(f"teacher.feature_share: expected a share in (0, 1], got {self.feature_share}")
         if list(self.hours) != sorted(set(self.hours)) or not self.hours or self.hours[0] < 1:
             raise RecipeError(f"teacher.hours: expected ascending positive hours, got {list(self.hours)}")
 

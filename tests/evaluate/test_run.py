@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import pytest
+
+from smallhold.decide.local import open_bundle
+from smallhold.decide.plan import answer_field
+from smallhold.decide.signal import encode_stays
+from smallhold.evaluate.result import require_result
+from smallhold.evaluate.run import EvaluationRequest, evaluate, machine
+from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.splits import Split
+
+
+@pytest.fixture(scope="module")
+def local(flow):
+    return open_bundle(flow.bundle, trusted_keys=flow.home / "trust").task("icu-risk")
+
+
+@pytest.fixture(scope="module")
+def request_of(flow):
+    def make(**changes):
+        request = EvaluationRequest(
+            stays=icu_risk.split(flow.stays, Split.TEST),
+            split="test",
+            run=None,
+            seed=0,
+            num_resamples=20,
+            measure_device=False,
+            command="smallhold evaluate",
+        )
+        return replace(request, **changes)
+
+    return make
+
+
+def silent(caption, done, total):
+    pass
+
+
+def test_the_same_request_gives_the_same_figures(local, request_of):
+    first, again = (evaluate(local, request_of(), progress=silent) for _ in range(2))
+    assert first["rows"] == again["rows"] and first["differences"] == again["differences"]
+    other = evaluate(local, request_of(seed=1), progress=silent)
+    assert [row["auroc"]["value"] for row in other["rows"]] == [row["auroc"]["value"] for row in first["rows"]]
+    assert other["rows"] != first["rows"]  # other resamples, other intervals
+
+
+def test_a_run_adds_its_teacher_its_unquantized_model_and_its_curve(local, request_of, flow):
+    result = require_result(evaluate(local, request_of(run=flow.run), progress=silent))
+    assert {row["model"] for row in result["rows"]} == {
+        *("news2", "trees", "shipped", "trees+shipped", "teacher", "fp32"),
+    }
+    assert result["training"]["parameters"] > 1000 and result["training"]["loss"][-1][0] == 55
+    assert {tuple(item["models"]) for item in result["differences"]} == {
+        *(("shipped", other) for other in ("trees", "news2", "fp32")),
+    }
+
+
+def test_coverage_is_the_share_that_the_field_answers(local, request_of):
+    result = evaluate(local, request_of(), progress=silent)
+    shipped = [row for row in result["rows"] if row["model"] == "shipped"]
+    # Slow twin: ask the task itself about each patient.
+    field = local.task.fields[0]
+    stays = request_of().stays
+    channels = encode_stays(local.task.signal, [(s.minute, s.code, s.value) for s in stays], 48)
+    for i, row in enumerate(shipped):
+        answers = [
+            answer_field(
+                field, local.logits(channels[k], icu_risk.static_features(s), [row["horizon_h"]])[field.name][0]
+            )
+            for k, s in enumerate(stays)
+        ]
+        assert row["coverage"]["value"] == pytest.approx(sum(not a.has_abstained for a in answers) / len(stays)), i
+
+
+def test_patients_of_one_outcome_have_no_auroc_but_still_a_brier_score(local, request_of, flow):
+    survivors = [stay for stay in flow.stays if not stay.died][:6]
+    result = evaluate(local, request_of(stays=survivors), progress=silent)
+    row = next(row for row in result["rows"] if row["model"] == "shipped")
+    assert row["auroc"] == {"value": None, "low": None, "high": None}
+    assert row["brier"]["value"] is not None
+    assert result["curves"] == {}
+
+
+def test_one_patients_story_is_told(local, request_of):
+    result = evaluate(local, request_of(measure_device=True), progress=silent)
+    story = result["patient"]
+    assert story["outcome"] == "died in hospital"
+    assert [point["hour"] for point in story["risk"]] == list(range(1, 49))
+    assert story["vitals"] and len(story["news2"]) == 48
+    assert result["events_per_second_per_core"] > 0
+    assert result["latency"]["append_decide_ms"]["p50"] <= result["latency"]["append_decide_ms"]["p99"]
+
+
+def test_the_machine_is_named():
+    assert "cores" in machine() and "Python" in machine()
