@@ -1,4 +1,4 @@
-"""With SMALLHOLD_REQUIRE_ALL=1 a skipped test is a failure: nothing is left out without being seen."""
+"""With SMALLHOLD_REQUIRE_ALL=1 a skipped test or module is a failure: nothing is left out without being seen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ import pytest
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CallInfo[None], None]:
-    """Turn a skip into a failure that names its reason."""
+    """A test that skips itself."""
     outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
+    _refuse_skip(outcome.get_result(), item.nodeid)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, None]:
+    """A module that skips itself while it is imported."""
+    outcome = yield
+    _refuse_skip(outcome.get_result(), collector.nodeid)  # type: ignore[attr-defined]
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport, name: str) -> None:
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SMALLHOLD_REQUIRE_ALL") == "1":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped, and SMALLHOLD_REQUIRE_ALL=1 allows no skip: {reason}"
+        report.longrepr = f"{name}: skipped, and SMALLHOLD_REQUIRE_ALL=1 allows no skip: {reason}"

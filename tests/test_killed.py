@@ -130,7 +130,7 @@ def weights(run: Path) -> bytes:
 def test_a_training_that_was_stopped_ends_with_the_same_weights(training, flow, tmp_path, number):
     run = tmp_path / "run"
     # One stop in the teacher, one before the student's first slice, one within it.
-    for made in ("teacher/out_of_fold_12h.npy", "teacher/trees.npz", "training/state.safetensors"):
+    for made in ("teacher/out_of_fold_12h.npz", "teacher/trees.npz", "training/state.safetensors"):
         process = training.start(run)
         deadline = time.monotonic() + _LONGEST_SECONDS
         while not (run / made).exists() and process.poll() is None and time.monotonic() < deadline:

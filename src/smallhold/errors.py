@@ -6,6 +6,7 @@
     ├── InputError          the caller's data, file or recipe is wrong: mend it and run again
     │   ├── RecipeError         a recipe or profile has an unknown, missing or impossible entry
     │   ├── DataError           a data set is absent, truncated or not laid out as documented
+    │   ├── UnknownTaskError    a bundle has no task of that name
     │   └── ShapeError          an array does not have the documented shape or type
     ├── MissingExtraError   an optional dependency is absent: the message says what to install
     ├── BundleError         do not install or open this bundle
@@ -51,6 +52,10 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A data set is absent, truncated or not laid out as documented."""
+
+
+class UnknownTaskError(InputError):
+    """A bundle has no task of that name."""
 
 
 class ShapeError(InputError):

@@ -21,10 +21,11 @@ from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import QUANTIZED_FILE, read_weights
 from smallhold.decide.local import TRUNK_FILES, open_bundle
 from smallhold.decide.task import Task
-from smallhold.device.bundle_files import write_bundle_zip
+from smallhold.device.bundle_files import open_bundle_files, write_bundle_zip
+from smallhold.device.durable_file import write_durably
 from smallhold.device.manifest import FileEntry, Manifest
-from smallhold.device.trust import sign_manifest
-from smallhold.errors import DataError, InputError
+from smallhold.device.trust import sign_manifest, unsafe_read_manifest
+from smallhold.errors import DataError, InputError, SmallholdError
 from smallhold.evaluate.predict import Predictions, predict_all
 from smallhold.records import sha256_hex
 from smallhold.sectors.hospital.stays import Stay
@@ -117,7 +118,7 @@ def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> None:
     path = folder / MANIFEST
     if not path.exists():
         raise DataError(f"{folder}: no {MANIFEST} to sign", hint="smallhold bundle build RUN --out BUNDLE")
-    (folder / ENVELOPE).write_bytes(sign_manifest(path.read_bytes(), key))
+    write_durably(folder / ENVELOPE, [sign_manifest(path.read_bytes(), key)], mode=0o644)
 
 
 def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated: bool, created: datetime) -> Manifest:
@@ -140,7 +141,7 @@ def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated:
     for name, (data, _, _) in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_durably(path, [data], mode=0o644)
     base = request.checkpoint / (
         QUANTIZED_FILE if (request.checkpoint / QUANTIZED_FILE).exists() else "model.safetensors"
     )
@@ -160,20 +161,32 @@ def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated:
             for name, (data, role, runtime) in sorted(files.items())
         },
     )
-    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    write_durably(folder / MANIFEST, [manifest.to_bytes()], mode=0o644)
     return manifest
 
 
 def _is_bundle(path: Path) -> bool:
-    return path.suffix == ".zip" if path.is_file() else (path / MANIFEST).exists()
+    """Whether what lies there is a bundle of ours; anything else is never replaced."""
+    try:
+        unsafe_read_manifest(open_bundle_files(path))
+    except SmallholdError:
+        return False
+    return True
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Move a finished folder into place; an older bundle steps aside first and goes last."""
-    old = source.with_name("old")
-    if target.exists():
-        target.replace(old)
-    source.replace(target)
+    """Move a finished folder into place; an older bundle steps aside first, goes last, and comes back on failure."""
+    if not target.exists():
+        source.replace(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.replace(old)
+    try:
+        source.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,7 +2,7 @@
 
 - Temperature: one for the field, by maximum likelihood (Guo et al. 2017, arXiv:1706.04599).
 - Abstention: the lowest confidence at which the share of wrong answers among those given is at most `max_error`.
-- Alert threshold: the best event 1, min(sensitivity, PPV), over all horizons together.
+- Alert threshold: the best event 1, min(sensitivity, PPV), over all horizons together, as the bed uses it.
 - Comparators: logistic regression on each other number (Platt 1999), and its own event-1 threshold.
 """
 
@@ -67,15 +67,17 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
         task.fields[0],
         temperature=temperature,
         abstain_below=abstain_below,
-        alert_threshold=round(float(np.clip(best_event1_threshold(outcome, probability), 0, 1)), 6),
+        # Rounded down, so that the answer the threshold was read from still alerts.
+        alert_threshold=_rounded_down(best_event1_threshold(outcome, probability)),
     )
     comparators = {
         name: {
-            str(hour): fit_comparator(numbers[:, i], died, None if name != "shipped" else 1 / temperature)
+            str(hour): fit_comparator(numbers[:, i], died)
             for i, hour in enumerate(predictions.horizons)
             if not np.isnan(numbers[:, i]).any()
         }
         for name, numbers in predictions.numbers.items()
+        if name != "shipped"  # the shipped model is read as the device reads it: by the field itself
     }
     fitted = replace(task, fields=(field, *task.fields[1:]), comparators={k: v for k, v in comparators.items() if v})
     return Calibration(fitted, coverage, error, error <= max_error)
@@ -116,23 +118,17 @@ def fit_abstention(
     allowed = np.flatnonzero(is_boundary & (error <= max_error) & (given >= _LEAST_COVERAGE * len(order)))
     fallback = np.flatnonzero(is_boundary & (given >= _LEAST_COVERAGE * len(order)))[0]
     last = int(allowed[-1]) if len(allowed) else int(fallback)
-    # Rounded down, so that the answer the threshold was read from is still given.
-    threshold = np.floor(confidence[order][last] * 1e6) / 1e6 if last + 1 < len(order) else 0.0
-    return float(threshold), float((last + 1) / len(order)), float(error[last])
+    threshold = _rounded_down(confidence[order][last]) if last + 1 < len(order) else 0.0
+    return threshold, float((last + 1) / len(order)), float(error[last])
 
 
-def fit_comparator(number: NDArray[np.float64], died: NDArray[np.bool_], scale: float | None = None) -> Comparator:
-    """Probability and decision of one model at one hour.
+def fit_comparator(number: NDArray[np.float64], died: NDArray[np.bool_]) -> Comparator:
+    """Probability and decision of one model or score at one hour, from its number (N,) and the outcome (N,)."""
+    model = LogisticRegression(C=np.inf).fit(number[:, None], died)
+    scale, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    return Comparator(scale, offset, best_event1_threshold(died, expit(scale * number + offset)))
 
-    Args:
-        number: (N,).
-        died: (N,).
-        scale: Known slope without intercept (the field's own temperature), or None to fit both.
-    """
-    if scale is None:
-        model = LogisticRegression(C=np.inf).fit(number[:, None], died)
-        fitted = float(model.coef_[0, 0]), float(model.intercept_[0])
-    else:
-        fitted = scale, 0.0
-    probability = expit(fitted[0] * number + fitted[1])
-    return Comparator(fitted[0], fitted[1], float(best_event1_threshold(died, probability)))
+
+def _rounded_down(share: float) -> float:
+    """Six decimals, never above the share itself."""
+    return float(np.clip(np.floor(share * 1e6) / 1e6, 0, 1))

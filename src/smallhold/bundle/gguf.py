@@ -49,6 +49,7 @@ def trunk_gguf(weights: ModelWeights, *, name: str, tokens: list[str]) -> bytes:
         "general.architecture": "llama",
         "general.name": name,
         "general.file_type": 7 if has_quantized else 0,  # MOSTLY_Q8_0, ALL_F32
+        **({"general.quantization_version": 2} if has_quantized else {}),
         "llama.context_length": config.max_position_embeddings,
         "llama.embedding_length": config.hidden_size,
         "llama.block_count": config.num_hidden_layers,
@@ -61,6 +62,7 @@ def trunk_gguf(weights: ModelWeights, *, name: str, tokens: list[str]) -> bytes:
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": [],  # llama.cpp does not load a model without this key
     }
     tensors: dict[str, Weight] = {}
     for hf_name, weight in weights.trunk.items():

@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> int:
     from smallhold.cli.main import main
     from smallhold.device.home import init
     from smallhold.device.install import status
-    from smallhold.sectors.hospital import icu_risk
     from smallhold.teach.recipe import read_recipe
 
     begun = time.monotonic()
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         ("Install on this device", ["device", *common, "install", str(bundle)]),
         (
             "Replay patients through it",
-            ["replay", str(bundle), "--patients", str(args.patients), "--profile", "eu", *ward, *common, *data],
+            ["replay", "--patients", str(args.patients), "--profile", "eu", *ward, *common, *data],
         ),
         ("Check the journal", ["journal", *common, "verify"]),
         (
@@ -77,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
             )
     note(f"\ndone in {time.monotonic() - begun:.0f} s; open {report / 'report.html'}")
     next_commands(
-        f"smallhold journal show --last 3  (task {icu_risk.NAME})",
-        f"smallhold replay {bundle} --patients 100 --profile us --json",
+        "smallhold journal show --last 3",
+        f"smallhold replay --patients 100 --profile us --json{' --simulated' if is_simulated else ''}",
         f"smallhold bundle inspect {bundle}",
     )
     return 0

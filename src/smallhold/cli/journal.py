@@ -52,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
     home = Home.default() if args.home is None else Home(args.home)
     match args.action:
         case "show":
-            _show(home.journal, args.last, args.kind, args.json)
+            _show(args.journal or home.journal, args.last, args.kind, args.json)
             return 0
         case "verify":
             return _verify(home, args)
         case _:
-            count = export(home.journal, args.file)
+            count = export(args.journal or home.journal, args.file)
             print(json.dumps({"file": str(args.file), "entries": count}) if args.json else f"{count} entries")
             print(f"next: smallhold journal verify --export {args.file}", file=sys.stderr)
             return 0
@@ -77,7 +77,7 @@ def _verify(home: Home, args: argparse.Namespace) -> int:
     public_key: Ed25519PublicKey = home.device_key().public_key() if args.key is None else load_public_key(args.key)
     outside = None if args.outside is None else Checkpoint.from_json(_read(args.outside))
     if args.export is None:
-        report = verify(home.journal, public_key, outside)
+        report = verify(args.journal or home.journal, public_key, outside)
     else:
         report = verify_export(args.export, public_key, outside)
     if args.json:
@@ -109,6 +109,7 @@ def _add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParse
     # Accepted after the action as well as before it; SUPPRESS keeps what was given before.
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.add_argument("--home", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the device's home")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="another journal than the home's")
     return parser
 
 

@@ -21,7 +21,13 @@ def home_of(args: argparse.Namespace) -> Home:
 
 def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     """Bundle, task, runtime and trust."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle: directory or single file")
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        nargs="?",
+        metavar="BUNDLE",
+        help="a bundle: directory or single file; default: the one installed on this device",
+    )
     parser.add_argument("--task", default="icu-risk", metavar="NAME", help="task of the bundle; default icu-risk")
     parser.add_argument(
         "--backend", choices=("onnx_runtime", "reference"), default="onnx_runtime", help="runtime of the model"
@@ -46,9 +52,11 @@ def add_patient_options(parser: argparse.ArgumentParser, *, split: str) -> None:
 def open_task(args: argparse.Namespace) -> LocalTask:
     """Verify and load the bundle and its task."""
     from smallhold.decide.local import open_bundle
+    from smallhold.device.install import active_bundle
 
-    keys = args.trusted_keys or home_of(args).trust
-    return open_bundle(args.bundle, backend=args.backend, trusted_keys=keys).task(args.task)
+    home = home_of(args)
+    bundle = args.bundle or active_bundle(home)
+    return open_bundle(bundle, backend=args.backend, trusted_keys=args.trusted_keys or home.trust).task(args.task)
 
 
 def choose_stays(args: argparse.Namespace) -> list[Stay]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from smallhold.cli.options import add_bundle_options, add_patient_options, choose_stays, home_of, open_task
 from smallhold.cli.output import ProgressBar, next_commands, note, paint, print_json
-from smallhold.errors import BackendError, BundleError, InputError
+from smallhold.errors import InputError, SmallholdError, UnknownTaskError
 
 if TYPE_CHECKING:
     from smallhold.records import Alert
 
-EXAMPLE = "smallhold replay icu-risk.bundle --patients 30 --profile eu"
+EXAMPLE = "smallhold replay --patients 30 --profile eu"
 
 _ABSTAINED = 3
 _COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     local, bundle_error = None, None
     try:
         local = open_task(args)
-    except (BundleError, BackendError, OSError) as error:
+    except (SmallholdError, OSError) as error:
+        if isinstance(error, UnknownTaskError):
+            raise
         bundle_error = str(error)
         note(paint(f"error: the bundle is refused: {error}", "red"))
         note("the deterministic scores go on alone; every alert is marked degraded")
@@ -113,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
     if summary.journal_error is not None:
         note(f"error: the journal could not be written: {summary.journal_error}")
         return 1
-    next_commands("smallhold journal verify", "smallhold journal show --last 5")
+    where = f" --home {home.path}" if args.home is not None else ""
+    which = f" --journal {journal_path}" if args.journal is not None else ""
+    next_commands(f"smallhold journal{where} verify{which}", f"smallhold journal{where} show --last 5{which}")
     return _ABSTAINED if local is None else 0
 
 

@@ -6,7 +6,6 @@ into the ONNX graph, so both runtimes compute with equal weights.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE, QuantizedWeight
-from smallhold.device.durable_file import move_durably
+from smallhold.device.durable_file import move_durably, write_durably
 from smallhold.errors import ShapeError
 from smallhold.learn.checkpoint import ENCODER_FILE, Checkpoint, read_checkpoint
 
@@ -97,8 +96,8 @@ def _quantizable(part: str, tensors: dict[str, NDArray[np.float32]]) -> list[str
 
 def _copy_rest(checkpoint: Checkpoint, target: Path) -> None:
     for path in checkpoint.folder.iterdir():
-        if path.suffix == ".json" or path.suffix == ".npz":
-            shutil.copyfile(path, target / path.name)
+        if path.suffix == ".json":
+            write_durably(target / path.name, [path.read_bytes()], mode=0o644)
 
 
 def _write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -34,7 +34,17 @@ from smallhold.device.bundle_files import BundleFiles, open_bundle_files
 from smallhold.device.home import Home
 from smallhold.device.manifest import Manifest
 from smallhold.device.trust import load_trusted_keys, unsafe_read_manifest, verify_bundle
-from smallhold.errors import BackendError, BundleError, CapacityError, DecisionError, InputError, ShapeError
+from smallhold.errors import (
+    BackendError,
+    BundleError,
+    CapacityError,
+    DecisionError,
+    InputError,
+    IntegrityError,
+    ShapeError,
+    UnknownTaskError,
+)
+from smallhold.records import sha256_hex
 
 FloatArray = NDArray[np.float32]
 BackendName = Literal["onnx_runtime", "reference"]
@@ -84,20 +94,37 @@ class LocalBundle:
         if TRUNK_FILES[backend] not in manifest.files:
             raise BundleError(f"bundle {manifest.name}: has no file for the runtime {backend}: {TRUNK_FILES[backend]}")
         self.backend = _load_backend(backend, self.read(TRUNK_FILES[backend]))
-        self.tokenizer = Tokenizer.from_str(self.read("tokenizer.json").decode())
+        try:
+            self.tokenizer = Tokenizer.from_str(self.read("tokenizer.json").decode())
+        except BundleError:
+            raise
+        except Exception as error:  # the library raises its own untyped exceptions
+            raise BackendError(f"bundle {manifest.name}: tokenizer.json cannot be read: {error}") from error
 
     def read(self, name: str) -> bytes:
-        """A file of the bundle."""
-        return self.files.read(name, limit=self.manifest.files[name].bytes)
+        """A file of the bundle, checked again: it may have been changed since the bundle was verified.
+
+        Raises:
+            IntegrityError: the manifest does not list the file, or it no longer has its digest.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise IntegrityError(f"bundle {self.manifest.name}: {name} is not among its files")
+        data = self.files.read(name, limit=entry.bytes + 1)
+        if sha256_hex(data) != entry.sha256:
+            raise IntegrityError(f"bundle {self.manifest.name}: {name} was altered after the bundle was opened")
+        return data
 
     def task(self, name: str) -> LocalTask:
         """A task by name.
 
         Raises:
-            InputError: the bundle has no such task.
+            UnknownTaskError: the bundle has no such task.
         """
         if name not in self.manifest.tasks:
-            raise InputError(f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}")
+            raise UnknownTaskError(
+                f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}"
+            )
         return LocalTask(self, Task.from_bytes(self.read(f"tasks/{name}.json")))
 
 
@@ -191,6 +218,7 @@ class TaskSession:
         self._local = local
         self._signal = SignalState(local.task.signal)
         self._channels: list[FloatArray] = []
+        self._pending: FloatArray | None = None
         self._trunk: Session = local.bundle.backend.session()
         self._trunk.append(local.encoder.prefix(static))
         self.static = static
@@ -225,9 +253,12 @@ class TaskSession:
                 f"{self._local.task.signal.bin_minutes} minutes",
                 hint="start a new session",
             )
-        channels = self._signal.close_bin()
-        self._trunk.append(self._local.encoder.bins(channels[None]))
-        self._channels.append(channels)
+        # Kept until the trunk has taken it: a call that failed is made again, and a bin is closed once.
+        if self._pending is None:
+            self._pending = self._signal.close_bin()
+        self._trunk.append(self._local.encoder.bins(self._pending[None]))
+        self._channels.append(self._pending)
+        self._pending = None
 
     def decide(self) -> Decision:
         """Answer every field from what was closed so far; changes nothing.
@@ -246,8 +277,8 @@ class TaskSession:
     def effects(self, field: str) -> dict[str, float]:
         """What each measured parameter does to the positive choice, by deletion.
 
-        The last bin is appended again with one parameter's channels cleared, as if it had never been measured, the
-        logits are read, and the bin is put back.
+        The newest bin is appended again with one parameter's channels cleared, the logits are read, and the bin is put
+        back. Earlier bins keep what they hold of the parameter.
 
         Returns:
             Parameter to log-odds that the decision loses without it; only parameters that were ever measured.

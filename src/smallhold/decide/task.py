@@ -52,8 +52,8 @@ class Task:
         horizons: Bins at which the task is measured.
         encoder: Path of the signal encoder in the bundle.
         baseline: Path of the baseline trees in the bundle, or None.
-        comparators: Model or score name to hour (as text, JSON's keys) to fitted comparator; `shipped` included.
-        conditions: What the task watches for, as an alert names it.
+        comparators: Other model or score to hour (as text, JSON's keys) to fitted comparator.
+        condition: What the task watches for, as an alert names it.
     """
 
     name: str

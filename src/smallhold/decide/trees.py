@@ -95,6 +95,12 @@ class Trees:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                return cls(**{name: stored[name] for name in _MEMBERS})
+                trees = cls(**{name: stored[name] for name in _MEMBERS})
+            # Children stand behind their parent: every walk ends.
+            inner = np.flatnonzero(trees.feature >= 0)
+            children = np.stack([trees.left[inner], trees.right[inner]])
+            if (children <= inner).any() or (children >= len(trees.feature)).any():
+                raise DataError("baseline trees: malformed file: a node's child does not stand behind it")
+            return trees
         except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"baseline trees: malformed file: {error}") from error

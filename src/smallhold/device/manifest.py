@@ -86,7 +86,7 @@ class Manifest:
                 hint="a newer bundle needs a newer smallhold: pip install --upgrade smallhold",
             )
         for name, word in (("name", self.name), *(("tasks", task) for task in self.tasks)):
-            if not _WORD.fullmatch(word):
+            if not is_bundle_name(word):
                 raise IntegrityError(f"manifest {name}: expected letters, digits, '.', '_' and '-', got {word!r}")
         if len(set(self.tasks)) != len(self.tasks):
             raise IntegrityError(f"manifest tasks: named twice in {list(self.tasks)!r}")
@@ -149,6 +149,11 @@ class Manifest:
             training_data=_strings(members["training_data"], "training_data"),
             files={path: _file_entry(path, entry) for path, entry in entries.items()},
         )
+
+
+def is_bundle_name(text: str) -> bool:
+    """Whether a bundle or a task may be called so: letters, digits, `.`, `_` and `-`."""
+    return _WORD.fullmatch(text) is not None
 
 
 def parse_version(text: str, *, member: str = "version") -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """How long a fresh process takes to its first decision, and how much memory it holds then.
 
-`python -m smallhold.evaluate.cold_start BUNDLE TASK` prints JSON. Only what a device loads is imported; the time starts
-with the process, as the operating system recorded it.
+`python -m smallhold.evaluate.cold_start BUNDLE TASK SECONDS` prints JSON. Only what a device loads is imported. The
+time starts just before the process is created, so the interpreter's own start counts. Every file is read and checked
+against the manifest; the signature alone is not checked again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def measure(bundle: Path, task: str, *, timeout_seconds: float = 60.0) -> dict[s
 def _first_decision(bundle: str, task: str, begun: float) -> dict[str, Any]:
     from smallhold.decide.local import open_bundle
 
-    # The caller has verified these bytes a moment ago; verification is measured with the rest all the same.
+    # The caller has verified this bundle a moment ago.
     opened = open_bundle(bundle, unsafe_skip_verification=True)
     for name in opened.manifest.files:
         opened.read(name)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from smallhold.decide.local import LocalTask
 from smallhold.decide.signal import encode_stays
+from smallhold.decide.task import Task
 from smallhold.decide.trees import Trees
 from smallhold.errors import DataError
 from smallhold.records import Provenance
 from smallhold.sectors.hospital.floor import FloorState
-from smallhold.sectors.hospital.icu_risk import static_features
+from smallhold.sectors.hospital.icu_risk import STATIC_FEATURES, static_features
 from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.stays import Stay
 
@@ -59,10 +60,12 @@ def predict_all(local: LocalTask, stays: Sequence[Stay], *, progress: Progress, 
     if unknown:
         raise DataError(f"{len(unknown)} of {len(stays)} patients have no died_in_hospital, the first is {unknown[0]}")
     task = local.task
+    _require_same_inputs(task)
     trees, teacher, student = local.trees(), None, None
     if run is not None:
-        from smallhold.evaluate.run_folder import open_student, open_teacher
+        from smallhold.evaluate.run_folder import open_student, open_teacher, require_run_of
 
+        require_run_of(run, local.bundle.manifest)
         teacher, student = open_teacher(run), open_student(run, local)
     horizons = task.horizons
     names = ["news2", "saps1", "shipped"]
@@ -94,6 +97,22 @@ def predict_all(local: LocalTask, stays: Sequence[Stay], *, progress: Progress, 
     if trees:
         numbers["trees+shipped"] = (numbers["trees"] + numbers["shipped"]) / 2
     return Predictions(np.array([bool(stay.died) for stay in stays]), horizons, numbers)
+
+
+def _require_same_inputs(task: Task) -> None:
+    """Refuse a bundle whose parameters or static features are not those that stays are held in.
+
+    Raises:
+        DataError: the message names what differs.
+    """
+    ours = tuple(parameter.name for parameter in PARAMETERS)
+    for name, theirs, expected in (
+        ("parameters", task.signal.parameters, ours),
+        ("static features", task.signal.static, STATIC_FEATURES),
+    ):
+        if theirs != expected:
+            differing = sorted(set(theirs) ^ set(expected)) or "their order"
+            raise DataError(f"task {task.name}: its {name} are not those of this version: {differing}")
 
 
 def news2_at(stay: Stay, horizons: Sequence[int]) -> list[int]:

@@ -291,7 +291,8 @@ def _footprint(result: Result) -> str:
     if "cold_start_s" in result:
         numbers.append(("Cold start", f"{result['cold_start_s']:.2f} s", "to the first decision"))
     if "resident_bytes" in result:
-        numbers.append(("Memory", format_bytes(result["resident_bytes"]), "resident"))
+        more = f"{format_bytes(result['patient_bytes'])} each further patient" if "patient_bytes" in result else ""
+        numbers.append(("Memory", format_bytes(result["resident_bytes"]), more or "resident"))
     if "seconds" in training:
         numbers.append(("Training", _duration(training["seconds"]), ""))
     is_simulated = result["is_simulated"]

@@ -183,6 +183,7 @@ class Result(TypedDict, total=False):
     events_per_second_per_core: float
     cold_start_s: float
     resident_bytes: int
+    patient_bytes: int  # what one further patient adds, a whole stay long
     training: Training
     patient: Patient
     interval_level: float  # 0.95 when absent

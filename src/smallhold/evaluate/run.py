@@ -35,9 +35,10 @@ from smallhold.sectors.hospital.stays import Stay, observations
 
 Progress = Callable[[str, int, int], None]
 
-#: A model without a comparator of its own is read with this one's.
-_COMPARATOR_OF = {"fp32": "shipped", "teacher": "trees"}
-_ABSTAINING = ("shipped", "fp32")
+#: Read as the device reads the shipped model: by the temperature and the thresholds of the field.
+_BY_FIELD = ("shipped", "fp32")
+#: Models of the training run: in the table, not in the curves.
+_OF_RUN = ("fp32", "teacher")
 _SHOWN_VITALS = ("HR", "MAP", "SysABP", "NISysABP", "RespRate", "SaO2", "Temp", "GCS", "Lactate", "Urine")
 
 
@@ -106,6 +107,7 @@ def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress
         progress("device", 1, 3)
         started = measure(local.bundle.files.path, local.task.name)
         result["cold_start_s"], result["resident_bytes"] = started["cold_start_s"], started["resident_bytes"]
+        result["patient_bytes"] = started["patient_bytes"]
         progress("device", 2, 3)
         result["patient"] = _story(local, _storied(stays))
         progress("device", 3, 3)
@@ -124,7 +126,11 @@ def machine() -> str:
 
 
 def _comparator(local: LocalTask, model: str, hour: int) -> Comparator | None:
-    return local.task.comparators.get(_COMPARATOR_OF.get(model, model), {}).get(str(hour))
+    if model in _BY_FIELD:
+        field = local.task.fields[0]
+        return Comparator(1 / field.temperature, 0.0, field.alert_threshold)
+    # The teacher is the baseline's twin and has no comparator of its own.
+    return local.task.comparators.get("trees" if model == "teacher" else model, {}).get(str(hour))
 
 
 def _probability(fitted: Comparator, number: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,7 +170,7 @@ def _rows(local: LocalTask, predictions: Predictions, request: EvaluationRequest
                 row["event1"] = interval(metrics.event1, died, p >= fitted.threshold)
                 row["ece"] = interval(metrics.expected_calibration_error, died, p)
                 row["brier"] = interval(metrics.brier, died, p)
-                abstained = np.maximum(p, 1 - p) < field.abstain_below if model in _ABSTAINING else np.zeros(len(p))
+                abstained = np.maximum(p, 1 - p) < field.abstain_below if model in _BY_FIELD else np.zeros(len(p))
                 row["coverage"] = interval(metrics.coverage, abstained.astype(bool))
             rows.append(row)
     progress("intervals", total, total)
@@ -198,7 +204,7 @@ def _curves(local: LocalTask, predictions: Predictions) -> dict[str, dict[str, C
     for i, hour in enumerate(predictions.horizons):
         for model, numbers in predictions.numbers.items():
             number = numbers[:, i]
-            if np.isnan(number).any() or model in _COMPARATOR_OF:
+            if np.isnan(number).any() or model in _OF_RUN:
                 continue
             item: Curves = {
                 "roc": metrics.thin_curve(metrics.roc_curve(died, number)).tolist(),

@@ -11,13 +11,31 @@ from numpy.typing import NDArray
 
 from smallhold.decide.local import LocalTask
 from smallhold.decide.trees import Trees
+from smallhold.device.manifest import Manifest
 from smallhold.errors import DataError
 from smallhold.learn.checkpoint import load_signal_model
+from smallhold.records import sha256_hex
 
+#: Whose SHA-256 a bundle's manifest carries as `base_digest`: the first of these that the run was bundled from.
+WEIGHT_FILES = ("quantized/quantized.safetensors", "checkpoint/model.safetensors")
 TEACHER_FILE = "teacher/trees.npz"
 CHECKPOINT_FOLDER = "checkpoint"
 
 Student = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]
+
+
+def require_run_of(run: Path, manifest: Manifest) -> None:
+    """Refuse a training run that is not the one behind a bundle.
+
+    Raises:
+        DataError: none of its weights has the digest that the manifest names.
+    """
+    digests = {sha256_hex((run / name).read_bytes()) for name in WEIGHT_FILES if (run / name).exists()}
+    if manifest.base_digest not in digests:
+        raise DataError(
+            f"run {run}: is not the one that bundle {manifest.name} {manifest.version} was built from",
+            hint="give the run's folder with --run DIR, or leave --run out",
+        )
 
 
 def open_teacher(run: Path) -> Trees:

@@ -116,7 +116,7 @@ def train(
     identity = sha256_hex(canonical_json({"config": asdict(config), "inputs": inputs_digest}))
     state = _State(model, config)
     start, losses, seconds = state.load(state_file, identity) if state_file.exists() else (0, [], 0.0)
-    if start < config.steps and start == 0:
+    if start == 0:
         state.save(state_file, identity, 0, losses, seconds)  # fail now, not after the first slice, if the disk is full
     recent: list[float] = []
     last_save, begun = time.monotonic(), time.monotonic()

@@ -194,7 +194,7 @@ class Evidence:
         code: The parameter.
         observations: Identifiers of the observations shown; they exist in the journal.
         text: Value, unit and age in words.
-        effect: Log-odds that the decision loses when the parameter is deleted from the window; positive = spoke for it.
+        effect: Log-odds that the decision loses when the parameter is cleared from the newest bin.
     """
 
     code: str

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from smallhold.device.manifest import parse_version
+from smallhold.device.manifest import is_bundle_name, parse_version
 from smallhold.errors import IntegrityError, RecipeError, SmallholdError
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.signal_training import SignalTrainingConfig
@@ -112,6 +112,8 @@ class BundleChoice:
 
     def __post_init__(self) -> None:
         """Refuse what would only fail after the training."""
+        if not is_bundle_name(self.name):
+            raise RecipeError(f"bundle.name: expected letters, digits, '.', '_' and '-', got {self.name!r}")
         try:
             parse_version(self.version)
         except IntegrityError as error:

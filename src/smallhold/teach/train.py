@@ -12,10 +12,13 @@ A run is a folder; each stage writes its own part and can be repeated, replaced 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ from smallhold.teach.signal_training import (
 )
 from smallhold.teach.trees import fit_trees, interpolate_hours, out_of_fold_logits
 from smallhold.teach.vocabulary import byte_tokenizer
+from smallhold.version import __version__
 
 Progress = Callable[[str, int, int], None]
 #: Positions of the context: the prefix, 48 hours, and room for forced tokens.
@@ -120,7 +124,8 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         )
     torch.set_num_threads(threads)
     data_digest = digest_stays(training)
-    _claim(run, {"recipe": recipe.digest, "data": data_digest, "threads": threads})
+    identity = {"recipe": recipe.digest, "data": data_digest, "threads": threads, "versions": _versions()}
+    _claim(run, identity)
 
     progress("reading the hours", 0, 1)
     spec = fit_signal_spec(training)
@@ -130,10 +135,8 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
     died = np.array([bool(stay.died) for stay in training])
     progress("reading the hours", 1, 1)
 
-    begun = time.monotonic()
-    soft, trees = _teach(recipe, channels, static, died, run, progress)
+    soft, trees, teacher_seconds = _teach(recipe, channels, static, died, run, progress)
     data = _signal_data(recipe, training, channels, static, died, soft, trees)
-    teacher_seconds = time.monotonic() - begun
 
     task = make_task(spec)
     tokenizer = byte_tokenizer()
@@ -146,8 +149,9 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         spec.num_channels,
         len(spec.static),
     )
+    steps = recipe.student.num_steps(len(training))
     loop = LoopConfig(
-        steps=recipe.student.num_steps(len(training)),
+        steps=steps,
         seed=recipe.seed,
         use_bf16=supports_bf16(),
         **asdict(recipe.optimizer),
@@ -157,7 +161,7 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         SignalLoss(data, recipe.student, (plan.deciding[0], plan.deciding[1]), recipe.seed),
         loop,
         run / "training" / "state.safetensors",
-        inputs_digest=sha256_hex(canonical_json({"recipe": recipe.digest, "data": data_digest, "threads": threads})),
+        inputs_digest=sha256_hex(canonical_json(identity)),
         progress=lambda done, total, loss: progress(f"student, loss {loss:.4f}", done, total),
     )
     summary = RunSummary(
@@ -172,7 +176,7 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         loss=result.losses,
         teacher_seconds=teacher_seconds,
         training_seconds=result.seconds,
-        versions={"torch": torch.__version__, "numpy": np.__version__},
+        versions=_versions(),
     )
     save_checkpoint(model, run / CHECKPOINT_FOLDER, {"recipe_digest": recipe.digest, "data_digest": data_digest})
     write_durably(run / CHECKPOINT_FOLDER / "tokenizer.json", [tokenizer.to_str().encode()], mode=0o644)
@@ -245,6 +249,16 @@ def supports_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def _versions() -> dict[str, str]:
+    """The versions of what shapes the result, this package's included."""
+    return {
+        "smallhold": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit-learn": version("scikit-learn"),
+    }
+
+
 def _claim(run: Path, identity: dict[str, Any]) -> None:
     """Refuse to mix two runs in one folder."""
     path = run / "identity.json"
@@ -252,7 +266,7 @@ def _claim(run: Path, identity: dict[str, Any]) -> None:
     wanted = canonical_json(identity)
     if path.exists() and path.read_bytes() != wanted:
         raise DataError(
-            f"{run}: holds a run with another recipe, other data or another number of threads",
+            f"{run}: holds a run with another recipe, other data, another number of threads or other library versions",
             hint=f"choose another --out, or delete {run}",
         )
     write_durably(path, [wanted], mode=0o644)
@@ -265,34 +279,51 @@ def _teach(
     died: NDArray[np.bool_],
     run: Path,
     progress: Progress,
-) -> tuple[NDArray[np.float32], Trees]:
-    """Trees and out-of-fold log-odds (N, E); each hour is kept on disk as soon as it is done."""
+) -> tuple[NDArray[np.float32], Trees, float]:
+    """Out-of-fold log-odds (N, E), trees, and the seconds spent; each hour is kept on disk as soon as it is done."""
     config = recipe.teacher
     folder = run / "teacher"
     folder.mkdir(exist_ok=True)
     fold = np.random.default_rng([recipe.seed, 1]).permutation(len(died)) % config.folds
-    columns = []
+    columns, seconds = [], 0.0
     for i, hour in enumerate(config.hours):
-        path = folder / f"out_of_fold_{hour:02d}h.npy"
+        path = folder / f"out_of_fold_{hour:02d}h.npz"
         if not path.exists():
+            begun = time.monotonic()
 
             def forward(done: int, _: int, before: int = i) -> None:
                 progress("teacher, out of fold", before * config.folds + done, config.folds * len(config.hours))
 
             column = out_of_fold_logits(channels, static, died, fold, config, hour, recipe.seed, forward)
-            temporary = path.with_suffix(".tmp")
-            with temporary.open("wb") as file:
-                np.save(file, column, allow_pickle=False)
-            temporary.replace(path)
-        columns.append(np.load(path, allow_pickle=False))
+            _save_part(path, logits=column, seconds=np.array(time.monotonic() - begun))
+        part = _load_part(path)
+        columns.append(part["logits"])
+        seconds += float(part["seconds"])
     progress("teacher, out of fold", config.folds * len(config.hours), config.folds * len(config.hours))
-    path = run / TEACHER_FILE
-    if not path.exists():
+    path, time_path = run / TEACHER_FILE, folder / "trees_seconds.npz"
+    if not (path.exists() and time_path.exists()):
+        begun = time.monotonic()
         trees = fit_trees(
             channels, static, died, config, recipe.seed, lambda done, total: progress("teacher, all", done, total)
         )
         write_durably(path, [trees.to_bytes()], mode=0o644)
-    return np.stack(columns, axis=1), Trees.from_bytes(path.read_bytes())
+        _save_part(time_path, seconds=np.array(time.monotonic() - begun))
+    seconds += float(_load_part(time_path)["seconds"])
+    return np.stack(columns, axis=1), Trees.from_bytes(path.read_bytes()), seconds
+
+
+def _save_part(path: Path, **arrays: NDArray[Any]) -> None:
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **arrays)
+    write_durably(path, [data.getvalue()], mode=0o644)
+
+
+def _load_part(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: truncated or malformed: {error}", hint=f"delete {path} to make it again") from error
 
 
 def _signal_data(

@@ -1,7 +1,8 @@
 """Gradient-boosted trees: the baseline that every report shows, and the teacher of the small model.
 
 One ensemble for each of several hours, on the same features that the model sees. Soft labels for the training
-patients are out of fold, so that no patient is taught by trees that have seen this patient's outcome.
+patients are out of fold: they come from trees that have not seen this patient's outcome. Recombined patients, who have
+no outcome, are labelled by the trees fitted on all training patients.
 """
 
 from __future__ import annotations
