@@ -147,4 +147,7 @@ def test_evaluate_refuses_what_it_cannot_do(flow, home, smallhold, tmp_path):
     done = smallhold("evaluate", flow.bundle, "--data", tmp_path)
     assert (done.code, done.out) == (1, "") and "data set 'physionet2012_icu' not found" in done.err
     done = smallhold("evaluate", flow.bundle, "--data", flow.data, "--run", tmp_path, "--quality-only")
-    assert (done.code, done.out) == (1, "") and "teacher/trees.npz is missing" in done.err
+    assert (done.code, done.out) == (
+        1,
+        "",
+    ) and "is not the one that bundle icu-risk-tiny 1.0.0 was built from" in done.err

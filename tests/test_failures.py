@@ -71,6 +71,23 @@ def refused(flow, resigned, tmp_path):
 STORIES = ("removed", "flipped", "flipped manifest", "cut", "missing", "added", "unsigned", "stranger", "expired")
 
 
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("tasks/icu-risk.json", b'{"format":"smallhold.task/2"}'),
+        ("tokenizer.json", b"not a tokenizer"),
+        ("gguf/icu-risk.encoder.gguf", b"not GGUF"),
+        ("onnx/trunk.onnx", b"not ONNX"),
+    ],
+)
+def test_a_genuine_bundle_that_cannot_be_used_leaves_the_floor_alone(resigned, flow, home, smallhold, file, data):
+    bundle = resigned("unusable", files={file: data})
+    done = smallhold("replay", bundle, "--data", flow.data, "--patients", 2, "--quiet", "--json")
+    assert done.code == 3 and "error: the bundle is refused: " in done.err and "Traceback" not in done.err
+    result = json.loads(done.out)
+    assert result["is_degraded"] and result["decisions"] == 0 and result["degraded_steps"] == result["steps"] > 0
+
+
 @pytest.mark.parametrize("story", STORIES)
 def test_a_bundle_that_is_not_genuine_is_refused_everywhere_with_the_same_words(refused, home, smallhold, story):
     bundle, message = refused(story)

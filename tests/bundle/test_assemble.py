@@ -72,7 +72,7 @@ def test_a_bundle_holds_what_its_manifest_lists(request_of: BundleRequest, small
     assert manifest.is_simulated
     task = Task.from_bytes(files.read("tasks/icu-risk.json"))
     assert task == fitted.task
-    assert set(task.comparators) == {"news2", "shipped", "trees", "trees+shipped"}
+    assert set(task.comparators) == {"news2", "trees", "trees+shipped"}
     assert set(task.comparators["trees"]) == {"6", "12", "24", "48"}
     assert 0 <= fitted.error <= 1
     assert fitted.coverage >= 0.5

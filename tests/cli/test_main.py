@@ -59,7 +59,7 @@ def test_an_unknown_verb_lists_the_known_ones(capsys):
     assert "invalid choice: 'relpay'" in err and "replay" in err
 
 
-@pytest.mark.parametrize("words", [["decide"], ["bundle"], ["replay", "b", "--patients", "many"], ["doctor", "--fly"]])
+@pytest.mark.parametrize("words", [["compress"], ["bundle"], ["replay", "--patients", "many"], ["doctor", "--fly"]])
 def test_wrong_usage_exits_with_two_and_leaves_stdout_empty(words, capsys):
     code, out, err = ended(words, capsys)
     assert (code, out) == (2, "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from smallhold.errors import (
     CapacityError,
     DecisionError,
     InputError,
+    IntegrityError,
     RecipeError,
     ShapeError,
 )
@@ -254,3 +256,37 @@ def test_nobody_is_trusted_by_default(small_bundle: Any, tmp_path: Any) -> None:
 
 def test_the_health_check_makes_a_decision(small_bundle: Any) -> None:
     check_bundle(small_bundle.path)
+
+
+def test_a_file_that_was_changed_after_the_bundle_was_opened_is_refused(small_bundle: Any, tmp_path: Any) -> None:
+    path = shutil.copytree(small_bundle.path, tmp_path / "bundle")
+    opened = open_bundle(path, trusted_keys=small_bundle.trusted_keys)
+    file = path / "tasks" / "icu-risk.json"
+    file.write_bytes(file.read_bytes().replace(b'"alert_threshold":0', b'"alert_threshold":1'))
+    with pytest.raises(IntegrityError, match=r"tasks/icu-risk\.json was altered after the bundle was opened"):
+        opened.task("icu-risk")
+    with pytest.raises(IntegrityError, match="gone is not among its files"):
+        opened.read("gone")
+
+
+def test_a_bin_that_the_runtime_failed_to_take_is_closed_once(
+    task: LocalTask, small_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stay = small_bundle.stays[0]
+    smooth, shaken = play(task, stay, 3), play(task, stay, 2)
+    at = int(np.searchsorted(stay.minute, 120, side="right"))
+    while at < len(stay.minute) and stay.minute[at] <= 180:
+        shaken.observe(PARAMETERS[stay.code[at]].name, float(stay.value[at]))
+        at += 1
+
+    def fail(inputs: Any) -> None:
+        raise BackendError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shaken._trunk, "append", fail)
+        with pytest.raises(BackendError, match="out of memory"):
+            shaken.close_bin()
+    assert shaken.bins == 2
+    shaken.close_bin()
+    np.testing.assert_array_equal(shaken.channels(), smooth.channels())
+    assert said(shaken.decide()) == said(smooth.decide())

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -97,5 +98,9 @@ def test_patients_that_cannot_be_judged_are_refused(flow, local, tmp_path):
         DataError, match=f"1 of 2 patients have no died_in_hospital, the first is {flow.stays[1].record_id}"
     ):
         predict_all(local, [flow.stays[0], replace(flow.stays[1], died=None)], progress=silent)
-    with pytest.raises(DataError, match=r"teacher/trees\.npz is missing"):
+    with pytest.raises(DataError, match=r"is not the one that bundle icu-risk-tiny 1\.0\.0 was built from"):
         predict_all(local, flow.stays[:1], progress=silent, run=tmp_path)
+    beheaded = shutil.copytree(flow.run, tmp_path / "run")
+    (beheaded / "teacher" / "trees.npz").unlink()
+    with pytest.raises(DataError, match=r"teacher/trees\.npz is missing"):
+        predict_all(local, flow.stays[:1], progress=silent, run=beheaded)

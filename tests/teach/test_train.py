@@ -74,7 +74,7 @@ def test_the_summary_reads_back(finished):
 def test_another_recipe_other_data_or_threads_in_the_same_folder_are_refused(flow, recipe, finished):
     run, _ = finished
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    message = "holds a run with another recipe, other data or another number of threads"
+    message = "holds a run with another recipe, other data, another number of threads or other library versions"
     with pytest.raises(DataError, match=message) as raised:
         run_training(replace(recipe, seed=9), flow.stays, run, progress=silent, threads=1)
     assert raised.value.hint == f"choose another --out, or delete {run}"

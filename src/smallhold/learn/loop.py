@@ -243,7 +243,11 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         yield lambda: False  # only the main thread may set handlers
         return
     asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # started with nohup or the like: stay deaf to it
+    }
 
     def handle(number: int, _: FrameType | None) -> None:
         nonlocal asked
