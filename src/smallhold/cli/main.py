@@ -38,6 +38,7 @@ _EXTRAS = {
     "sklearn": "train",
     "scipy": "train",
     "onnx": "train",
+    "threadpoolctl": "train",
     "matplotlib": "report",
     "zstandard": "data",
 }
