@@ -138,7 +138,7 @@ def _fit_all(
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         try:
             progress(0, len(jobs))
-            for model in pool.map(lambda job: _fit_one(*job, config, seed), jobs):
+            for model in pool.map(lambda job: _fit_one(job[0], job[1], config, seed), jobs):
                 models.append(model)
                 progress(len(models), len(jobs))
         except BaseException:
