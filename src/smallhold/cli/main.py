@@ -58,6 +58,9 @@ class Verb(Protocol):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # Read by OpenMP when a library loads it. The default is to wait by spinning, and beside other busy processes a
+    # training step then takes up to ten times as long; asleep, threads cost nothing measurable on a quiet machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if argv is None else argv
     verb = next((word for word in words if not word.startswith("-")), None)
     try:
