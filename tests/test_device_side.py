@@ -180,3 +180,22 @@ def test_import_contracts_hold():
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
     done = subprocess.run([found, "--no-cache"], cwd=root, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_decision_leaves_nothing_in_the_users_home_and_asks_for_no_network(flow, tmp_path):
+    """The packaged ONNX Runtime queues usage events in the cache unless it is told not to, before it is loaded."""
+    code = (
+        "import sys, pathlib, smallhold\n"
+        "task = smallhold.open(sys.argv[1], trusted_keys=pathlib.Path(sys.argv[2])).task('icu-risk')\n"
+        "session = task.session([0.0] * 9)\n"
+        "session.observe('HR', 80)\n"
+        "session.close_bin()\n"
+        "session.decide()\n"
+    )
+    home = tmp_path / "user"
+    home.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    command = [sys.executable, "-c", code, str(flow.bundle), str(flow.home / "trust")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    assert list(home.rglob("*")) == []

@@ -262,7 +262,7 @@ def test_a_journal_that_fails_midway_does_not_silence_the_alarms(replayed, home,
     monkeypatch.setattr(Journal, "append", full_disk)
     result, done = replayed()
     assert done.code == 1
-    assert "error: the journal could not be written: " in done.err
+    assert "error: the journal could not be written, and what came after is not on record: " in done.err
     assert result["journal_error"] is not None
     assert len(written) == 100  # nothing is written behind a gap
     assert sum(map(sum, (s.values() for s in result["alerts"].values()))) > 0

@@ -231,11 +231,27 @@ def test_replay_prints_alerts_on_stderr_and_a_table_on_stdout(flow, home, smallh
     assert done.err.splitlines()[-2:] == ["next: smallhold journal verify", "next: smallhold journal show --last 5"]
 
 
+def test_a_folder_that_the_user_named_is_never_replaced_by_a_simulation(flow, home, smallhold, monkeypatch, tmp_path):
+    monkeypatch.setenv("SMALLHOLD_DATA", str(tmp_path / "nowhere"))
+    for words in (["replay", flow.bundle], ["evaluate", flow.bundle], ["demo"], ["demo", "--data", tmp_path]):
+        done = smallhold(*words)
+        assert (done.code, done.out) == (1, ""), words
+        assert "data set 'physionet2012_icu' not found" in done.err
+
+
+def test_a_model_that_never_answers_in_time_leaves_the_floor_alone(flow, home, smallhold):
+    words = ("--data", flow.data, "--patients", 2, "--quiet", "--json", "--deadline-ms", 0.001)
+    done = smallhold("replay", flow.bundle, *words)
+    result = json.loads(done.out)
+    assert done.code == 3 and result["decisions"] == 0 and result["is_degraded"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--patients", "0"], "--patients and --deadline-ms must be positive, got 0 and 250"),
-        (["--deadline-ms", "nan"], "must be positive, got 30 and nan"),
+        (["--patients", "0"], "--patients must be positive and --deadline-ms in (0, 60000], got 0 and 250"),
+        (["--deadline-ms", "nan"], "in (0, 60000], got 30 and nan"),
+        (["--deadline-ms", "inf"], "in (0, 60000], got 30 and inf"),
         (["--profile", "mars"], "mars"),
         (["--split", "train", "--data", "/nowhere"], "data set 'physionet2012_icu' not found"),
     ],

@@ -74,7 +74,7 @@ def test_the_digest_tells_recipes_apart():
         (SMALLEST + "[student\n", r"^recipe r: not valid TOML: "),
         (SMALLEST + "[student]\nepochs = 0\n", r"student\.epochs: expected a positive number, got 0"),
         (SMALLEST + "[student]\nepochs = nan\n", r"student\.epochs: expected a positive number, got nan"),
-        (SMALLEST + "[student]\nbatch_size = 0\n", r"student\.batch_size: expected at least 1, got 0"),
+        (SMALLEST + "[student]\nbatch_size = 0\n", r"student\.batch_size: expected 1 to 4096, got 0"),
         (SMALLEST + "[student]\ndropout = nan\n", r"student\.dropout: expected a share in \[0, 1\), got nan"),
         (SMALLEST + "[student]\nswap = [1.5]\n", r"student\.swap: expected probabilities in \(0, 1\], got \[1\.5\]"),
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -162,6 +163,7 @@ class Watchdog:
             self._thread.start()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         job = _Job(call)
+        begun = time.monotonic()
         self._jobs.put(job)
         try:
             is_done = job.done.wait(seconds)
@@ -170,6 +172,8 @@ class Watchdog:
             raise
         if not is_done:
             self._late = job
+            raise DeadlineError(f"late: no answer within {seconds:g} s")
+        if time.monotonic() - begun > seconds:  # done, and this thread was woken too late: late all the same
             raise DeadlineError(f"late: no answer within {seconds:g} s")
         if isinstance(job.error, DecisionError):
             raise job.error

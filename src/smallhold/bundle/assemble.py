@@ -5,6 +5,7 @@ A bundle appears under its name whole or not at all; it is built in a folder bes
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -93,7 +94,9 @@ def build_bundle(
     if target.exists() and not _is_bundle(target):
         raise InputError(f"{target}: exists and is no bundle, so it is not replaced", hint="choose another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+    for left in target.parent.glob(f".{glob.escape(target.name)}.building-*"):  # of a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.building-", dir=target.parent) as scratch:
         folder = Path(scratch) / "bundle"
         manifest = _write_files(request, request.task, folder, is_simulated, created)
         draft = open_bundle(folder, unsafe_skip_verification=True).task(request.task.name)
@@ -123,8 +126,15 @@ def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> None:
 
 def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated: bool, created: datetime) -> Manifest:
     weights = read_weights(request.checkpoint)
+    if "basis.weight" not in weights.encoder:
+        raise DataError(
+            f"checkpoint {request.checkpoint}: the signal encoder is missing", hint="smallhold compress RUN"
+        )
     tokenizer_file = request.checkpoint / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises its own untyped exceptions
+        raise DataError(f"{tokenizer_file}: missing or malformed: {error}") from error
     tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     files: dict[str, tuple[bytes, str, str | None]] = {
         TRUNK_FILES["onnx_runtime"]: (trunk_onnx(weights), "trunk", "onnx_runtime"),
@@ -168,10 +178,11 @@ def _write_files(request: BundleRequest, task: Task, folder: Path, is_simulated:
 def _is_bundle(path: Path) -> bool:
     """Whether what lies there is a bundle of ours; anything else is never replaced."""
     try:
-        unsafe_read_manifest(open_bundle_files(path))
+        files = open_bundle_files(path)
+        listed = set(unsafe_read_manifest(files).files) | {MANIFEST, ENVELOPE}
     except SmallholdError:
         return False
-    return True
+    return files.names() <= listed  # somebody's notes beside our files are not ours to delete
 
 
 def _replace_folder(source: Path, target: Path) -> None:

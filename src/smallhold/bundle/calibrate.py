@@ -22,6 +22,8 @@ from smallhold.evaluate.metrics import best_event1_threshold
 from smallhold.evaluate.predict import Predictions
 
 _LEAST_COVERAGE = 0.5
+#: Fewer deaths or survivors than this, and nothing can be fitted.
+LEAST_OF_EITHER_OUTCOME = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,10 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
         DataError: the split has fewer than ten patients of either outcome: nothing can be fitted on it.
     """
     died = predictions.died
-    if died.sum() < 10 or (~died).sum() < 10:
+    if min(died.sum(), (~died).sum()) < LEAST_OF_EITHER_OUTCOME:
         raise DataError(
-            f"calibration split: expected at least 10 patients of either outcome, got {int(died.sum())} who died and "
-            f"{int((~died).sum())} who lived"
+            f"calibration split: expected at least {LEAST_OF_EITHER_OUTCOME} patients of either outcome, "
+            f"got {int(died.sum())} who died and {int((~died).sum())} who lived"
         )
     margin = predictions.numbers["shipped"].reshape(-1)
     outcome = np.repeat(died, len(predictions.horizons))

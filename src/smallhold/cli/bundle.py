@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
             from smallhold.bundle.assemble import sign_bundle
 
             sign_bundle(args.bundle, home.publisher_key())
+            if args.json:
+                print_json({"bundle": str(args.bundle), "is_signed": True})
             next_commands(f"smallhold bundle verify {args.bundle}")
             return 0
         case "verify":
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace, home: Home) -> int:
     from smallhold.bundle.assemble import BundleRequest, build_bundle
+    from smallhold.bundle.weights import QUANTIZED_FILE
     from smallhold.cli.teach import load_patients
     from smallhold.decide.task import Task
     from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE
@@ -92,7 +95,7 @@ def _build(args: argparse.Namespace, home: Home) -> int:
         expires=created + timedelta(days=days) if days else None,
         training_data=(summary.data_set,),
         licences=licence_texts((summary.data_set,)),
-        card=write_card(summary, encoding="q8_0" if checkpoint == quantized else "float32"),
+        card=write_card(summary, encoding="q8_0" if (checkpoint / QUANTIZED_FILE).exists() else "float32"),
         max_error=recipe.bundle.max_error,
     )
     progress = ProgressBar()

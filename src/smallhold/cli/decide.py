@@ -16,6 +16,7 @@ EXAMPLE = """echo '{"age": 71, "sex": "F", "height_cm": 160, "icu_type": "medica
         "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1"""
 
 _OLDEST = 130
+_LARGEST = 1e9
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +112,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     where = "standard input" if path is None else str(path)
     try:
         value = json.loads(sys.stdin.read() if path is None else path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("events"), list) or not value["events"]:
         raise DataError(f"{where}: expected an object with a non-empty list 'events'")
@@ -135,6 +136,8 @@ def _event(item: Any, i: int) -> tuple[int, str, float, str | None]:
             and len(unit) <= 1
             and all(isinstance(u, str) for u in unit)
         ):
+            if not abs(value) < _LARGEST:
+                raise DataError(f"events[{i}]: the value is not a number that can be measured")
             return minute, code, float(value), unit[0] if unit else None
     raise DataError(
         f"events[{i}]: expected [minute, parameter, value] or [minute, parameter, value, unit], got {item!r}"

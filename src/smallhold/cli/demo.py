@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import shlex
+import sys
 import time
 from pathlib import Path
 
 from smallhold.cli.options import home_of
-from smallhold.cli.output import next_commands, note, paint
-from smallhold.errors import SmallholdError
+from smallhold.cli.output import next_commands, note, paint, print_json
+from smallhold.errors import DataError, SmallholdError
 
 EXAMPLE = "smallhold demo"
 
@@ -69,28 +73,37 @@ def run(args: argparse.Namespace) -> int:
     ]
     for number, (title, words) in enumerate(steps, start=1):
         note(paint(f"\n[{number}/{len(steps)}] {title}: smallhold {' '.join(words)}", "bold"))
-        code = main(words)
+        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # --json: one object, at the end
+            code = main(words)
         if code:
             raise SmallholdError(
                 f"demo: step {number} of {len(steps)} ended with exit code {code}", hint="run it again"
             )
     note(f"\ndone in {time.monotonic() - begun:.0f} s; open {report / 'report.html'}")
+    if args.json:
+        print_json({"run": str(out), "bundle": str(bundle), "report": str(report / "report.html"), "version": version})
+    chosen = ["--home", str(home.path)] if args.home is not None else []
     next_commands(
-        "smallhold journal show --last 3",
-        f"smallhold replay --patients 100 --profile us --json{' --simulated' if is_simulated else ''}",
-        f"smallhold bundle inspect {bundle}",
+        shlex.join(["smallhold", "journal", "show", "--last", "3", *chosen]),
+        shlex.join(["smallhold", "replay", "--patients", "100", "--profile", "us", "--json", *ward, *chosen]),
+        shlex.join(["smallhold", "bundle", "inspect", str(bundle)]),
     )
     return 0
 
 
 def _has_real_data(data: Path | None) -> bool:
-    from smallhold.errors import DataError
+    """Whether real patients are there; a folder that the user named and that holds no patients is refused."""
     from smallhold.sectors.data_sets import find_data_set
-    from smallhold.sectors.hospital.stays import PHYSIONET_2012
+    from smallhold.sectors.hospital.stays import PHYSIONET_2012, SIMULATED_WARD
 
     try:
         find_data_set(PHYSIONET_2012, data)
-    except DataError:
+    except DataError as absent:
+        if data is not None or os.environ.get("SMALLHOLD_DATA"):
+            try:
+                find_data_set(SIMULATED_WARD, data)
+            except DataError:
+                raise DataError(str(absent), hint="--simulated uses the built-in ward") from None
         return False
     return True
 

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 1:
         raise InputError(f"--resamples: expected at least 1, got {args.resamples}")
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, got {args.seed}")
     local = open_task(args)
     stays = choose_stays(args)
     known = [stay for stay in stays if stay.died is not None]
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
             f"remark: --split {args.split} reads every row of its part; rows of the training split are fair only when "
             "they are other patients than those the bundle was trained on"
         )
+    if local.bundle.manifest.is_simulated and not stays[0].is_simulated:
+        note("remark: this model was trained on simulated patients; on real ones its figures mean nothing")
     progress = ProgressBar()
     try:
         result = evaluate(

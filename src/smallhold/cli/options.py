@@ -70,6 +70,8 @@ def choose_stays(args: argparse.Namespace) -> list[Stay]:
         stays = simulate_ward(ward.num_stays, ward.seed, ward.hours)
     else:
         stays = icu_risk.load_stays(args.data, simulated=ward)
+    if len({stay.data_set for stay in stays}) > 1:
+        raise InputError("real and simulated patients are mixed in one folder: keep them apart")
     chosen = icu_risk.split(stays, "all" if args.split == "all" else Split(args.split))
     if not chosen:
         raise InputError(f"no patients in the split {args.split!r} of {stays[0].data_set}", hint="try --split all")

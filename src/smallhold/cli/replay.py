@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLE = "smallhold replay --patients 30 --profile eu"
 
 _ABSTAINED = 3
+_LONGEST_DEADLINE_MS = 60_000
 _COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
 
@@ -44,8 +46,11 @@ def run(args: argparse.Namespace) -> int:
     from smallhold.sectors.hospital import icu_risk
     from smallhold.sectors.hospital.stays import observations
 
-    if args.patients < 1 or not args.deadline_ms > 0:
-        raise InputError(f"--patients and --deadline-ms must be positive, got {args.patients} and {args.deadline_ms:g}")
+    if args.patients < 1 or not 0 < args.deadline_ms <= _LONGEST_DEADLINE_MS:
+        raise InputError(
+            f"--patients must be positive and --deadline-ms in (0, {_LONGEST_DEADLINE_MS}], got {args.patients} and "
+            f"{args.deadline_ms:g}"
+        )
     profile = load_profile(args.profile)
     home = home_of(args)
     key = home.device_key()  # before the patients: without a key there is no journal, and without a journal no replay
@@ -57,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             raise
         bundle_error = str(error)
         note(paint(f"error: the bundle is refused: {error}", "red"))
+        if isinstance(error, SmallholdError) and error.hint:
+            note(f"hint: {error.hint}")
         note("the deterministic scores go on alone; every alert is marked degraded")
     stays = choose_stays(args)[: args.patients]
     kind = "simulated" if stays[0].is_simulated else "recorded"
@@ -102,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         **summary.to_json(),
         "data_set": stays[0].data_set,
         "is_simulated": stays[0].is_simulated,
+        "is_model_simulated": local is not None and local.bundle.manifest.is_simulated,
         "profile": profile.name,
         "bundle": plan.bundle,
         "bundle_error": bundle_error,
@@ -113,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(result)
     if summary.journal_error is not None:
-        note(f"error: the journal could not be written: {summary.journal_error}")
+        note(f"error: the journal could not be written, and what came after is not on record: {summary.journal_error}")
         return 1
-    where = f" --home {home.path}" if args.home is not None else ""
-    which = f" --journal {journal_path}" if args.journal is not None else ""
+    where = f" --home {shlex.quote(str(home.path))}" if args.home is not None else ""
+    which = f" --journal {shlex.quote(str(journal_path))}" if args.journal is not None else ""
     next_commands(f"smallhold journal{where} verify{which}", f"smallhold journal{where} show --last 5{which}")
-    return _ABSTAINED if local is None else 0
+    return _ABSTAINED if summary.decisions == 0 else 0
 
 
 def _line(alert: Alert) -> str:
@@ -131,6 +139,8 @@ def _line(alert: Alert) -> str:
 
 def _print_table(result: dict[str, Any]) -> None:
     label = " (simulated)" if result["is_simulated"] else ""
+    if result["is_model_simulated"] and not result["is_simulated"]:
+        label = "; THE MODEL WAS TRAINED ON SIMULATED PATIENTS"
     alerts = [
         f"{priority} {count} ({source})"
         for priority, sources in result["alerts"].items()
@@ -147,6 +157,7 @@ def _print_table(result: dict[str, Any]) -> None:
             "decisions",
             f"{result['decisions']:,}, {result['abstained']:,} abstained, {result['model_failures']:,} failed",
         ),
+        ("degraded", f"{result['degraded_steps']:,} of {result['steps']:,} steps: the floor spoke alone"),
         ("alerts", "; ".join(alerts) or "none"),
         ("decision", "p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms, max {max_ms:.2f} ms".format(**result["decision"])),
         ("explanation", "p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms, n {n}".format(**result["explain"])),

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE, QuantizedWeight
-from smallhold.device.durable_file import move_durably, write_durably
-from smallhold.errors import ShapeError
+from smallhold.device.durable_file import write_durably
+from smallhold.errors import DataError, ShapeError
 from smallhold.learn.checkpoint import ENCODER_FILE, Checkpoint, read_checkpoint
 
 
@@ -60,6 +60,8 @@ def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
         Tensor name to relative error, ||W - W_q|| / ||W||.
     """
     checkpoint = read_checkpoint(source)
+    if not checkpoint.encoder and (source / "smallhold.json").exists():
+        raise DataError(f"checkpoint {source}: {ENCODER_FILE} is missing", hint="run the training command again")
     target.mkdir(parents=True, exist_ok=True)
     stored: dict[str, NDArray[Any]] = {}
     errors: dict[str, float] = {}
@@ -101,6 +103,5 @@ def _copy_rest(checkpoint: Checkpoint, target: Path) -> None:
 
 
 def _write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
-    move_durably(temporary, path)
+    data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata={"format": "pt"})
+    write_durably(path, [data], mode=0o644)

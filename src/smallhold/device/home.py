@@ -39,12 +39,12 @@ class Home:
         """
         variables = os.environ if environment is None else environment
         if chosen := variables.get("SMALLHOLD_HOME"):
-            return cls(Path(chosen).expanduser())
+            return cls(_expanded(Path(chosen)))
         if sys.platform == "darwin":
-            return cls(Path.home() / "Library" / "Application Support" / "smallhold")
+            return cls(_expanded(Path("~/Library/Application Support/smallhold")))
         data_home = Path(variables.get("XDG_DATA_HOME", ""))
         # The XDG base directory specification: a relative path there is invalid and ignored.
-        return cls((data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "smallhold")
+        return cls((data_home if data_home.is_absolute() else _expanded(Path("~/.local/share"))) / "smallhold")
 
     @property
     def keys(self) -> Path:
@@ -91,6 +91,15 @@ class Home:
             InputError: the home has no readable publisher key.
         """
         return _load(self.publisher_key_path)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # a container's user without a home
+        raise InputError(
+            f"no home directory for {path}: {error}", hint="set SMALLHOLD_HOME to a folder, or give --home DIR"
+        ) from error
 
 
 def init(home: Home) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -28,6 +27,7 @@ from smallhold.evaluate.bootstrap import bootstrap_interval, paired_difference
 from smallhold.evaluate.cold_start import measure
 from smallhold.evaluate.predict import Predictions, predict_all
 from smallhold.evaluate.result import Curves, Patient, Result, Row
+from smallhold.evaluate.run_folder import read_run_file
 from smallhold.records import Card, Provenance
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.parameters import PARAMETERS
@@ -95,7 +95,7 @@ def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress
         "seed": request.seed,
     }
     if request.run is not None:
-        summary = json.loads((request.run / "run.json").read_text())
+        summary = read_run_file(request.run)
         result["training"] = {
             "loss": summary["loss"],
             "seconds": summary["teacher_seconds"] + summary["training_seconds"],

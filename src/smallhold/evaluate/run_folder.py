@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +38,23 @@ def require_run_of(run: Path, manifest: Manifest) -> None:
             f"run {run}: is not the one that bundle {manifest.name} {manifest.version} was built from",
             hint="give the run's folder with --run DIR, or leave --run out",
         )
+
+
+def read_run_file(run: Path) -> dict[str, Any]:
+    """The members of `run.json`.
+
+    Raises:
+        DataError: the run is not finished, or the file is malformed.
+    """
+    try:
+        value: dict[str, Any] = json.loads((run / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"run {run}: no run.json, so the training has not finished", hint="run the training command again"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"run {run}: run.json is malformed: {error}") from error
+    return value
 
 
 def open_teacher(run: Path) -> Trees:

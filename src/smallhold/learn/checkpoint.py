@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from smallhold.device.durable_file import move_durably, write_durably
+from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
 from smallhold.learn.model import SignalModel, Trunk, TrunkConfig
 
@@ -63,10 +63,9 @@ def save_trunk(trunk: Trunk, folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file under a temporary name and move it."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata={"format": "pt"})
-    move_durably(temporary, path)
+    """Write a safetensors file; it appears whole or not at all."""
+    data = save({name: t.detach().contiguous() for name, t in tensors.items()}, metadata={"format": "pt"})
+    write_durably(path, [data], mode=0o644)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

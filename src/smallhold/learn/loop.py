@@ -20,10 +20,10 @@ from types import FrameType
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from smallhold.device.durable_file import move_durably
+from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, InterruptedRun, RecipeError
 from smallhold.records import canonical_json, sha256_hex
 
@@ -195,9 +195,8 @@ class _State:
             tensors[f"second.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(p))
         about = {"identity": identity, "step": step, "losses": losses, "seconds": seconds}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})
-        move_durably(temporary, path)
+        data = save({k: v.detach().contiguous() for k, v in tensors.items()}, {"about": json.dumps(about)})
+        write_durably(path, [data], mode=0o644)
 
     def load(self, path: Path, identity: str) -> tuple[int, list[tuple[int, float]], float]:
         """Read a slice back; returns steps done, the loss curve and the time spent."""

@@ -57,12 +57,12 @@ def known_data_set(name: str) -> KnownDataSet:
 def cache_dir() -> Path:
     """The last place where data sets are looked for: $XDG_CACHE_HOME/smallhold/data."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "smallhold" / "data"
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "smallhold" / "data"
 
 
 def _default_places() -> list[Path]:
     named = os.environ.get("SMALLHOLD_DATA")
-    return [*([Path(named)] if named else []), Path("data"), cache_dir()]
+    return [*([Path(named).expanduser()] if named else []), Path("data"), cache_dir()]
 
 
 def jsonl_files(folder: Path) -> list[Path]:

@@ -62,6 +62,8 @@ class ModelChoice:
         for item in fields(self):
             if getattr(self, item.name) < 1:
                 raise RecipeError(f"model.{item.name}: expected at least 1, got {getattr(self, item.name)}")
+        if max(self.hidden_size, self.intermediate_size) > 16_384 or self.num_hidden_layers > 256:
+            raise RecipeError(f"model: larger than anything that could be trained here: {self}")
         if self.hidden_size % (2 * self.num_attention_heads):  # rotary embeddings turn pairs
             raise RecipeError(
                 f"model: hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads "
@@ -118,6 +120,8 @@ class BundleChoice:
             parse_version(self.version)
         except IntegrityError as error:
             raise RecipeError(f"bundle.version: expected a version such as 1.2.3, got {self.version!r}") from error
+        if self.expires_days > 36_500:
+            raise RecipeError(f"bundle.expires_days: expected at most 36500 (0 for never), got {self.expires_days}")
         if not 0 < self.max_error < 1:
             raise RecipeError(f"bundle.max_error: expected a share in (0, 1), got {self.max_error}")
 
@@ -134,6 +138,11 @@ class Recipe:
     model: ModelChoice = field(default_factory=ModelChoice)
     optimizer: OptimizerChoice = field(default_factory=OptimizerChoice)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that not every library takes."""
+        if self.seed >= 2**32:
+            raise RecipeError(f"seed: expected a number below 2^32, got {self.seed}")
 
     @property
     def digest(self) -> str:

@@ -49,8 +49,8 @@ class SignalTrainingConfig:
         """Refuse what cannot be trained."""
         if not 0 < self.epochs < float("inf"):
             raise RecipeError(f"student.epochs: expected a positive number, got {self.epochs}")
-        if self.batch_size < 1:
-            raise RecipeError(f"student.batch_size: expected at least 1, got {self.batch_size}")
+        if not 1 <= self.batch_size <= 4096:
+            raise RecipeError(f"student.batch_size: expected 1 to 4096, got {self.batch_size}")
         if not all(0 < probability <= 1 for probability in self.swap):
             raise RecipeError(f"student.swap: expected probabilities in (0, 1], got {list(self.swap)}")
         for name in ("distill", "synthetic_share", "dropout", "parameter_dropout"):

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smallhold.bundle.calibrate import LEAST_OF_EITHER_OUTCOME
 from smallhold.decide.plan import Field, plan_field
 from smallhold.decide.signal import SignalSpec, encode_stays, fit_rank_gauss
 from smallhold.decide.task import Task
 from smallhold.decide.trees import Trees
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError
-from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE, read_run_file
 from smallhold.learn.checkpoint import save_checkpoint
 from smallhold.learn.loop import LoopConfig, LoopResult, train
 from smallhold.learn.model import SignalModel, TrunkConfig
@@ -122,6 +123,14 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
             f"training split: expected at least 100 patients of one data set, got {len(training)} of "
             f"{sorted({stay.data_set for stay in training})}"
         )
+    later = icu_risk.split([stay for stay in stays if stay.died is not None], Split.CALIBRATION)
+    deaths = sum(bool(stay.died) for stay in later)
+    if min(deaths, len(later) - deaths) < LEAST_OF_EITHER_OUTCOME:
+        raise DataError(
+            f"calibration split: expected at least {LEAST_OF_EITHER_OUTCOME} patients of either outcome, got {deaths} "
+            f"who died and {len(later) - deaths} who lived",
+            hint="train on more patients: no bundle could be made of this run",
+        )
     torch.set_num_threads(threads)
     data_digest = digest_stays(training)
     identity = {"recipe": recipe.digest, "data": data_digest, "threads": threads, "versions": _versions()}
@@ -191,14 +200,10 @@ def read_summary(run: Path) -> RunSummary:
     Raises:
         DataError: the run is not finished, or the file is malformed.
     """
+    value = read_run_file(run)
     try:
-        value = json.loads((run / "run.json").read_text())
         value["loss"] = [(int(step), float(loss)) for step, loss in value["loss"]]
         return RunSummary(**value)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"run {run}: no run.json, so the training has not finished", hint="run the training command again"
-        ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"run {run}: run.json is malformed: {error}") from error
 

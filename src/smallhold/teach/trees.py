@@ -44,6 +44,8 @@ class TreeConfig:
         for name, least in (("folds", 2), ("leaves", 2), ("iterations", 1), ("min_samples_leaf", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(f"teacher.{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.folds > 20:
+            raise RecipeError(f"teacher.folds: expected at most 20, got {self.folds}")
         if not 0 < self.learning_rate < float("inf") or not 0 <= self.l2 < float("inf"):
             raise RecipeError(
                 f"teacher: expected a positive learning_rate and l2 >= 0, got {self.learning_rate} and {self.l2}"

@@ -236,3 +236,19 @@ def test_real_stays_have_the_documented_shape():
     num_refused = sum(len(stay.refused) for stay in stays)
     num_kept = sum(len(stay.minute) for stay in stays)
     assert num_refused / num_kept < 0.003
+
+
+@pytest.mark.parametrize("record_id", ["\x1b[31mred", "two\nlines", "\ud800"])
+def test_a_record_id_that_could_forge_a_line_on_a_terminal_is_refused(record_id: str) -> None:
+    row = {"record_id": record_id, "sex": None, "events": []}
+    with pytest.raises(DataError, match="member 'record_id': expected printable characters"):
+        stay_of_row(row, where="rows.jsonl, line 1")
+
+
+def test_an_age_that_nobody_has_counts_as_unknown_and_a_number_without_end_is_refused() -> None:
+    row = {"record_id": "a", "sex": None, "events": []}
+    assert stay_of_row({**row, "age": -5}, where="x").age is None
+    assert stay_of_row({**row, "age": 0}, where="x").age == 0
+    for age in (10**400, float("inf"), float("nan")):
+        with pytest.raises(DataError, match="member 'age': expected a number that a person can have"):
+            stay_of_row({**row, "age": age}, where="x")

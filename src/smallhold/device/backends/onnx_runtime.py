@@ -7,11 +7,16 @@ straight behind it (IO binding): appending copies nothing, and rewinding is sett
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# The packaged runtime otherwise queues usage events, with a persistent identifier of the device, in the user's cache
+# for an upload. It reads this once, when it is loaded; its own switch in Python comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
 
 from smallhold.device.backends.contract import (
     FloatArray,

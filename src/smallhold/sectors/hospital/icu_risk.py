@@ -6,6 +6,7 @@ how an alert is worded, and which stays it is trained and measured on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -93,8 +94,8 @@ def load_stays(data_dir: Path | None = None, *, simulated: SimulatedWard | None 
     """Find the stays to train on or to replay: real ones before simulated ones.
 
     Looks for `physionet2012_icu`, then for a folder `simulated_ward`, in the places of `find_data_set`; where
-    neither exists, simulates the ward that the caller allows. A directory that the caller named is never replaced
-    by a simulation.
+    neither exists, simulates the ward that the caller allows. A directory that the user named, by `--data` or by
+    `$SMALLHOLD_DATA`, is never replaced by a simulation.
 
     Args:
         data_dir: What the user gave as `--data`, or None.
@@ -110,7 +111,7 @@ def load_stays(data_dir: Path | None = None, *, simulated: SimulatedWard | None 
         try:
             folder = find_data_set(SIMULATED_WARD, data_dir)
         except DataError:
-            if simulated is None or data_dir is not None:
+            if simulated is None or data_dir is not None or os.environ.get("SMALLHOLD_DATA"):
                 raise absent from None
             return simulate_ward(simulated.num_stays, simulated.seed, simulated.hours)
     return read_physionet2012(folder)

@@ -100,6 +100,11 @@ class Stay:
             )
 
 
+def plausible_age(age: float | None) -> float | None:
+    """The age itself, or None when it is unknown or nobody's."""
+    return None if age is None or not 0 <= age <= 130 else age
+
+
 def plausible_height(height_cm: float | None) -> float | None:
     """The height itself, or None when it is unknown or cannot be an adult's."""
     if height_cm is None or not _HEIGHT_CM[0] <= height_cm <= _HEIGHT_CM[1]:
@@ -149,6 +154,8 @@ def stay_of_row(row: dict[str, Any], *, where: str) -> Stay:
     record_id = _member(row, "record_id", where)
     if not isinstance(record_id, str) or not record_id:
         raise DataError(f"{where}, member 'record_id': expected a non-empty string, got {type(record_id).__name__}")
+    if not record_id.isprintable():  # it is shown on terminals and written into the journal
+        raise DataError(f"{where}, member 'record_id': expected printable characters, got {record_id!r}")
     sex = _member(row, "sex", where)
     if sex not in ("F", "M", None):
         raise DataError(f'{where}, member \'sex\': expected "F", "M" or null, got {sex!r}')
@@ -166,7 +173,7 @@ def stay_of_row(row: dict[str, Any], *, where: str) -> Stay:
     minute, code, value, refused = sift(minute, code, value)
     return Stay(
         record_id=record_id,
-        age=_number(row, "age", where),
+        age=plausible_age(_number(row, "age", where)),
         sex=cast(Literal["F", "M"] | None, sex),
         height_cm=plausible_height(_number(row, "height_cm", where)),
         icu_type=icu_type or UNKNOWN_ICU_TYPE,
@@ -258,6 +265,8 @@ def _number(row: dict[str, Any], name: str, where: str) -> float | None:
         return None
     if type(value) not in (int, float):
         raise DataError(f"{where}, member {name!r}: expected a number or null, got {type(value).__name__}")
+    if not abs(value) < 1e9:  # also refuses NaN, and whole numbers too long for a float
+        raise DataError(f"{where}, member {name!r}: expected a number that a person can have")
     return float(value)
 
 
