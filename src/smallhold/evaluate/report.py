@@ -135,10 +135,12 @@ def _header(result: Result) -> str:
     bundle = result.get("bundle", {})
     if "name" in bundle:
         facts.append(("Bundle", f"{bundle['name']} {bundle.get('version', '')}".strip()))
+    differences = result.get("differences", [])
+    judged_by = METRICS[compared_metric(differences[0]) or "auroc"] if differences else METRICS["auroc"]
     banner = f'<p class="simulated" role="note">{SIMULATED_NOTE}</p>' if result["is_simulated"] else ""
     return f"""<h1 class="{judged.tone}">{_unbroken(escape(judged.sentence))}</h1>
-<p class="basis">Judged by the {level * 100:g}&nbsp;% bootstrap interval of the paired difference on the same patients:
-an interval that contains 0 is a match within noise, not a win.</p>
+<p class="basis">Judged by the {level * 100:g}&nbsp;% bootstrap interval of the paired difference in {judged_by} on the
+same patients: an interval that contains 0 is a match within noise, not a win.</p>
 <p class="not-a-device">{NOT_A_DEVICE}</p>
 {banner}
 {_facts(facts)}"""
