@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,3 +119,9 @@ def test_what_is_written_is_read_back(meta: dict, shapes: list, seed: int) -> No
 def test_metadata_of_another_type_is_our_own_bug() -> None:
     with pytest.raises(TypeError, match="GGUF metadata cannot hold dict"):
         write_gguf({"x": {}}, {})
+
+
+def test_the_keys_without_which_llama_cpp_does_not_load_a_model_are_there(small_bundle: Any) -> None:
+    metadata = read_gguf((small_bundle.path / "gguf" / "trunk.gguf").read_bytes()).metadata
+    assert metadata["tokenizer.ggml.merges"] == []
+    assert metadata["general.quantization_version"] == 2
