@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from smallhold.cli.options import home_of
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.device.home import Home
 from smallhold.errors import DataError
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    home = Home.default() if args.home is None else Home(args.home)
+    home = home_of(args)
     match args.action:
         case "build":
             return _build(args, home)

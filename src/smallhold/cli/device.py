@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from smallhold.cli.options import home_of
 from smallhold.device.home import Home, init
 from smallhold.device.install import SlotStatus, Status, install, rollback, status
 from smallhold.device.manifest import Manifest
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    home = Home.default() if args.home is None else Home(args.home)
+    home = home_of(args)
     now = datetime.now(UTC)
     match args.action:
         case "init":

@@ -14,6 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from smallhold.cli.options import home_of
 from smallhold.device.durable_file import write_durably
 from smallhold.device.home import Home
 from smallhold.device.journal_chain import Checkpoint
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    home = Home.default() if args.home is None else Home(args.home)
+    home = home_of(args)
     match args.action:
         case "show":
             _show(args.journal or home.journal, args.last, args.kind, args.json)

@@ -47,21 +47,6 @@ def write_new_file(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) ->
         raise
 
 
-def move_durably(written: Path, path: Path) -> None:
-    """Put a finished file that another library wrote, in the same folder, in the place of `path`.
-
-    Raises:
-        OSError: the disk is full or gone; `path` is then as it was.
-    """
-    descriptor = os.open(written, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    written.replace(path)
-    fsync_directory(path.parent)
-
-
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable: without it a power cut may undo a rename."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
