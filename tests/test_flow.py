@@ -239,6 +239,13 @@ def test_a_folder_that_the_user_named_is_never_replaced_by_a_simulation(flow, ho
         assert "data set 'physionet2012_icu' not found" in done.err
 
 
+def test_the_demo_uses_the_simulated_ward_of_a_folder_that_the_user_named(flow, home, smallhold, tmp_path):
+    done = smallhold("demo", "--recipe", flow.recipe, "--data", flow.data, "--out", tmp_path / "run", "--patients", 1)
+    assert done.code == 0 and f"the SIMULATED ward in {flow.data}" in done.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["data_digest"] == json.loads((flow.run / "run.json").read_text())["data_digest"]
+
+
 def test_a_model_that_never_answers_in_time_leaves_the_floor_alone(flow, home, smallhold):
     words = ("--data", flow.data, "--patients", 2, "--quiet", "--json", "--deadline-ms", 0.001)
     done = smallhold("replay", flow.bundle, *words)

@@ -42,14 +42,18 @@ def run(args: argparse.Namespace) -> int:
     bundle, report = out / "bundle", out / "report"
     home = home_of(args)
     note(paint("Smallhold demo. Research and engineering software; not a medical device.", "bold"))
+    # A folder that the user named is used, also when its patients are simulated; the built-in ward is for the others.
+    named = None if args.simulated else args.data or os.environ.get("SMALLHOLD_DATA") or None
     note(
-        "Patients: the built-in SIMULATED ward; set SMALLHOLD_DATA to train on real ones"
+        f"Patients: the SIMULATED ward in {named}"
+        if is_simulated and named
+        else "Patients: the built-in SIMULATED ward; set SMALLHOLD_DATA to train on real ones"
         if is_simulated
         else "Patients: REAL intensive-care stays of PhysioNet/CinC 2012 (physionet2012_icu)"
     )
     common = ["--home", str(home.path)]
-    data = ["--data", str(args.data)] if args.data is not None and not is_simulated else []
-    ward = ["--simulated"] if is_simulated else []
+    data = ["--data", str(Path(named).expanduser())] if named else []
+    ward = ["--simulated"] if is_simulated and not named else []
     init(home)
     # A device never goes back to a lower version, and one version is one bundle: every demo makes the next one.
     version = _next_version(recipe.bundle.version, status(home).highest_version)
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = ["--home", str(home.path)] if args.home is not None else []
     next_commands(
         shlex.join(["smallhold", "journal", "show", "--last", "3", *chosen]),
-        shlex.join(["smallhold", "replay", "--patients", "100", "--profile", "us", "--json", *ward, *chosen]),
+        shlex.join(["smallhold", "replay", "--patients", "100", "--profile", "us", "--json", *ward, *data, *chosen]),
         shlex.join(["smallhold", "bundle", "inspect", str(bundle)]),
     )
     return 0
