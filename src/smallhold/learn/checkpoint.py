@@ -45,21 +45,31 @@ class Checkpoint:
     folder: Path
 
 
-def save_checkpoint(model: SignalModel, folder: Path, about: dict[str, Any]) -> None:
-    """Write trunk, encoder and description; each file appears whole or not at all."""
-    save_trunk(model.trunk, folder)
-    save_tensors(folder / ENCODER_FILE, model.encoder.state_dict())
+def save_checkpoint(
+    model: SignalModel, folder: Path, about: dict[str, Any], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write trunk, encoder and description; each file appears whole or not at all.
+
+    Args:
+        model: What was trained.
+        folder: Created when absent.
+        about: Contents of `smallhold.json`.
+        dtype: float32, or float16 for half the size; it is read back as float32.
+    """
+    save_trunk(model.trunk, folder, dtype=dtype)
+    save_tensors(folder / ENCODER_FILE, {name: t.to(dtype) for name, t in model.encoder.state_dict().items()})
     write_durably(folder / "smallhold.json", [json.dumps(about, indent=1).encode()], mode=0o644)
 
 
-def save_trunk(trunk: Trunk, folder: Path) -> None:
+def save_trunk(trunk: Trunk, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write `config.json` and `model.safetensors` as `transformers` does."""
     folder.mkdir(parents=True, exist_ok=True)
     state = trunk.state_dict()
     if trunk.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    save_tensors(folder / "model.safetensors", state)
-    write_durably(folder / "config.json", [json.dumps(trunk.config.to_json(), indent=1).encode()], mode=0o644)
+    save_tensors(folder / "model.safetensors", {name: t.to(dtype) for name, t in state.items()})
+    config = trunk.config.to_json() | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    write_durably(folder / "config.json", [json.dumps(config, indent=1).encode()], mode=0o644)
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -76,9 +86,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     try:
         config = TrunkConfig.from_json(json.loads((folder / "config.json").read_text()))
-        trunk = load_file(folder / "model.safetensors")
+        trunk = _load(folder / "model.safetensors")
         has_encoder = (folder / ENCODER_FILE).exists()
-        encoder = load_file(folder / ENCODER_FILE) if has_encoder else {}
+        encoder = _load(folder / ENCODER_FILE) if has_encoder else {}
         about_file = folder / "smallhold.json"
         about = json.loads(about_file.read_text()) if about_file.exists() else {}
     except FileNotFoundError as error:
@@ -87,6 +97,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (SafetensorError, ValueError, AttributeError) as error:
         raise DataError(f"checkpoint {folder}: truncated or malformed: {error}") from error
     return Checkpoint(config, trunk, encoder, about, folder)
+
+
+def _load(path: Path) -> dict[str, NDArray[np.float32]]:
+    return {name: array.astype(np.float32) for name, array in load_file(path).items()}
 
 
 def load_signal_model(folder: Path) -> SignalModel:

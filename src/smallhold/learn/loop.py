@@ -11,11 +11,12 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,10 +26,13 @@ from torch import Tensor, nn
 
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, InterruptedRun, RecipeError
+from smallhold.learn.muon import Muon
 from smallhold.records import canonical_json, sha256_hex
 
 #: Loss of one batch: (model, step, numpy generator of this step) -> scalar tensor.
 LossFunction = Callable[[nn.Module, int, np.random.Generator], Tensor]
+#: A number about the model as it is now, lower is better, for the curve: for example bits per byte on validation.
+Measure = Callable[[nn.Module], float]
 Progress = Callable[[int, int, float], None]
 
 
@@ -38,7 +42,11 @@ class LoopConfig:
 
     Attributes:
         steps: Optimizer steps.
-        learning_rate: Peak, reached after `warmup_steps`, falling on a cosine to `final_share` of itself.
+        learning_rate: Peak, reached after `warmup_steps`.
+        schedule: `cosine` falls from the peak to `final_share` of it. `wsd` (warm-up, stable, decay; Hu et al. 2024,
+            arXiv:2404.06395) stays at the peak until the last `decay_share` of the steps and then falls on a line, so
+            that runs of different lengths share their beginning.
+        optimizer: `adamw`, or `muon` for the matrices inside the layers with AdamW for everything else.
         weight_decay: On matrices only.
         clip_norm: Bound on the gradient's L2 norm.
         ema_decay: Decay of the running mean of the weights, which is what is saved.
@@ -50,6 +58,9 @@ class LoopConfig:
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     final_share: float = 0.05
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = 0.25
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     ema_decay: float = 0.998
@@ -62,11 +73,30 @@ class LoopConfig:
             raise RecipeError(f"training: expected at least 1 step, got {self.steps}")
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"optimizer.ema_decay: expected a value in [0, 1), got {self.ema_decay}")
+        for name, allowed in (("schedule", ("cosine", "wsd")), ("optimizer", ("adamw", "muon"))):
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"optimizer.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+
+    @property
+    def _stable_steps(self) -> int:
+        """Steps before the fall of a `wsd` schedule begins."""
+        return int(self.steps - self.decay_share * self.steps)
+
+    def identity(self) -> dict[str, Any]:
+        """What a slice must have in common with this run; a `wsd` run may be given another number of steps."""
+        return {k: v for k, v in asdict(self).items() if k != "steps" or self.schedule != "wsd"}
+
+    def continues(self, step: int, steps: int) -> bool:
+        """Whether a slice of `step` steps out of `steps` is a beginning of this run."""
+        return steps == self.steps or step <= min(self._stable_steps, replace(self, steps=steps)._stable_steps)
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then cosine."""
+        """Learning rate of a step: linear warm-up, then the schedule."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "wsd":
+            left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
+            return self.learning_rate * max(self.final_share, min(1.0, left))
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, done)))
         return float(self.learning_rate * (self.final_share + (1 - self.final_share) * cosine))
@@ -79,10 +109,12 @@ class LoopResult:
     Attributes:
         losses: (step, mean loss since the entry before) in order.
         seconds: Time spent in steps, over all slices.
+        measured: (step, what `measure` said) in order.
     """
 
     losses: list[tuple[int, float]]
     seconds: float
+    measured: list[tuple[int, float]]
 
 
 def train(
@@ -94,6 +126,8 @@ def train(
     inputs_digest: str,
     progress: Progress,
     slice_seconds: float = 10.0,
+    measure: Measure | None = None,
+    measure_every: int = 250,
 ) -> LoopResult:
     """Train in place; on return the model holds the running mean of the weights.
 
@@ -105,6 +139,8 @@ def train(
         inputs_digest: Digest of the data and everything else that the loss depends on.
         progress: Called after each step with steps done, steps in all and the running loss.
         slice_seconds: Time between two slices on disk; does not change the result.
+        measure: Called on the model as it is after every `measure_every` steps and at the end; draws no randomness.
+        measure_every: A multiple of 25, so that a resumed run measures at the same steps.
 
     Returns:
         The loss curve and the time.
@@ -113,11 +149,11 @@ def train(
         InterruptedRun: SIGINT or SIGTERM came; the slice was written and the same call continues.
         DataError: the state file belongs to another run or is damaged, or the training diverged.
     """
-    identity = sha256_hex(canonical_json({"config": asdict(config), "inputs": inputs_digest}))
+    identity = sha256_hex(canonical_json({"config": config.identity(), "inputs": inputs_digest}))
     state = _State(model, config)
-    start, losses, seconds = state.load(state_file, identity) if state_file.exists() else (0, [], 0.0)
+    start, curve = state.load(state_file, identity) if state_file.exists() else (0, _Curve())
     if start == 0:
-        state.save(state_file, identity, 0, losses, seconds)  # fail now, not after the first slice, if the disk is full
+        state.save(state_file, identity, 0, curve)  # fail now, not after the first slice, if the disk is full
     recent: list[float] = []
     last_save, begun = time.monotonic(), time.monotonic()
     model.train()
@@ -126,15 +162,17 @@ def train(
             recent.append(state.step(step, loss))
             done = step + 1
             if done % 25 == 0 or done == config.steps:
-                losses.append((done, float(np.mean(recent))))
+                curve.losses.append((done, float(np.mean(recent))))
                 recent = []
-            progress(done, config.steps, losses[-1][1] if losses else recent[-1])
+            if measure is not None and (done % measure_every == 0 or done == config.steps):
+                curve.measured.append((done, _measured(model, measure)))
+            progress(done, config.steps, curve.losses[-1][1] if curve.losses else recent[-1])
             # A slice ends only where the loss curve has an entry, so that the curve too is the same after a resume.
             is_due = time.monotonic() - last_save >= slice_seconds or is_stopped()
             if not recent and (is_due or done == config.steps):
                 now = time.monotonic()
-                seconds, begun, last_save = seconds + now - begun, now, now
-                state.save(state_file, identity, done, losses, seconds)
+                curve.seconds, begun, last_save = curve.seconds + now - begun, now, now
+                state.save(state_file, identity, done, curve)
                 if is_stopped() and done < config.steps:
                     raise InterruptedRun(
                         f"training stopped after step {done} of {config.steps}",
@@ -142,23 +180,32 @@ def train(
                     )
     state.copy_mean_into_model()
     model.eval()
-    return LoopResult(losses, seconds)
+    return LoopResult(curve.losses, curve.seconds, curve.measured)
+
+
+@dataclass(slots=True)
+class _Curve:
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    measured: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _measured(model: nn.Module, measure: Measure) -> float:
+    model.eval()
+    with torch.no_grad():
+        value = measure(model)
+    model.train()
+    return value
 
 
 class _State:
-    """Model, optimizer and running mean, and how they lie on disk."""
+    """Model, optimizers and running mean, and how they lie on disk."""
 
     def __init__(self, model: nn.Module, config: LoopConfig) -> None:
         self.model, self.config = model, config
         # Tied parameters appear once.
         self.parameters = dict(model.named_parameters())
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-        )
+        self.optimizers = _make_optimizers(self.parameters, config)
         self.mean = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def step(self, step: int, loss: LossFunction) -> float:
@@ -166,9 +213,10 @@ class _State:
         config = self.config
         seeds = np.random.SeedSequence([config.seed, step]).generate_state(2)
         torch.manual_seed(int(seeds[0]))
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.rate_at(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate_at(step)
+            optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.use_bf16):
             value = loss(self.model, step, np.random.default_rng(int(seeds[1])))
         if not torch.isfinite(value):
@@ -177,58 +225,78 @@ class _State:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
         if not torch.isfinite(norm):
             raise _diverged(step, f"the gradient's norm is {norm.item()}")
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         # The mean warms up with the run: early weights must not weigh on a short one.
         decay = min(config.ema_decay, (1 + step) / (10 + step))
         for name, p in self.parameters.items():
             self.mean[name].lerp_(p.detach(), 1 - decay)
         return float(value.detach())
 
-    def save(self, path: Path, identity: str, step: int, losses: list[tuple[int, float]], seconds: float) -> None:
+    def save(self, path: Path, identity: str, step: int, curve: _Curve) -> None:
         """Write the slice; the file is whole or the old one stays."""
         tensors: dict[str, Tensor] = {}
         for name, p in self.parameters.items():
             tensors[f"weight.{name}"] = p.detach()
-            tensors[f"mean.{name}"] = self.mean[name]
-            moments = self.optimizer.state.get(p, {})
-            tensors[f"first.{name}"] = moments.get("exp_avg", torch.zeros_like(p))
-            tensors[f"second.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(p))
-        about = {"identity": identity, "step": step, "losses": losses, "seconds": seconds}
+            if self.config.ema_decay:
+                tensors[f"mean.{name}"] = self.mean[name]
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(p, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = value
+        about = {"identity": identity, "step": step, "steps": self.config.steps, **asdict(curve)}
         path.parent.mkdir(parents=True, exist_ok=True)
         data = save({k: v.detach().contiguous() for k, v in tensors.items()}, {"about": json.dumps(about)})
         write_durably(path, [data], mode=0o644)
 
-    def load(self, path: Path, identity: str) -> tuple[int, list[tuple[int, float]], float]:
-        """Read a slice back; returns steps done, the loss curve and the time spent."""
+    def load(self, path: Path, identity: str) -> tuple[int, _Curve]:
+        """Read a slice back; returns steps done and the curve."""
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads(file.metadata()["about"])
-                if about["identity"] != identity:
+                if about["identity"] != identity or not self.config.continues(about["step"], about["steps"]):
                     raise DataError(
                         f"{path}: belongs to a run with another recipe, seed or data",
                         hint=f"choose another --out, or delete {path.parent}",
                     )
+                stored: dict[str, dict[str, Tensor]] = {}
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    kind, _, rest = key.partition(".")
+                    if kind == "optimizer":
+                        entry, _, name = rest.partition(".")
+                        stored.setdefault(name, {})[entry] = file.get_tensor(key)
                 for name, p in self.parameters.items():
                     with torch.no_grad():
                         p.copy_(file.get_tensor(f"weight.{name}"))
-                    self.mean[name].copy_(file.get_tensor(f"mean.{name}"))
-                    if about["step"]:
-                        self.optimizer.state[p] = {
-                            "step": torch.tensor(float(about["step"])),
-                            "exp_avg": file.get_tensor(f"first.{name}"),
-                            "exp_avg_sq": file.get_tensor(f"second.{name}"),
-                        }
+                    self.mean[name].copy_(file.get_tensor(f"mean.{name}") if self.config.ema_decay else p.detach())
+                    for optimizer in self.optimizers:
+                        if name in stored and any(p is q for g in optimizer.param_groups for q in g["params"]):
+                            optimizer.state[p] = stored[name]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"{path}: truncated or malformed: {error}", hint=f"delete {path} to start afresh"
             ) from error
-        return about["step"], [(int(s), float(v)) for s, v in about["losses"]], float(about["seconds"])
+        pairs = {key: [(int(s), float(v)) for s, v in about[key]] for key in ("losses", "measured")}
+        return about["step"], _Curve(seconds=float(about["seconds"]), **pairs)
 
     def copy_mean_into_model(self) -> None:
         """Let the model hold the running mean."""
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(self.mean[name])
+
+
+def _make_optimizers(parameters: Mapping[str, Tensor], config: LoopConfig) -> list[torch.optim.Optimizer]:
+    matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
+    others = [p for p in parameters.values() if p.ndim < 2]
+    # Orthogonal updates are for maps between hidden states; the rows of a vocabulary are not one (see `learn.muon`).
+    inner = [p for name, p in matrices.items() if config.optimizer == "muon" and ".layers." in name]
+    outer = [p for p in matrices.values() if not any(p is q for q in inner)]
+    adamw = torch.optim.AdamW(
+        [{"params": outer, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    return [adamw, Muon(inner, config.learning_rate, weight_decay=config.weight_decay)] if inner else [adamw]
 
 
 def _diverged(step: int, why: str) -> DataError:

@@ -62,6 +62,9 @@ class TrunkConfig:
             "attention_bias": False,
             "mlp_bias": False,
             "torch_dtype": "float32",
+            "pad_token_id": 0,  # the marks are the first entries of every vocabulary of ours
+            "bos_token_id": 1,
+            "eos_token_id": 2,
         }
 
     @classmethod
@@ -115,6 +118,10 @@ class Trunk(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The decoder layers in order."""
         return list(self.model.layers.children())  # type: ignore[union-attr]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of token ids (B, T)."""
+        return self.model.embed_tokens(ids)  # type: ignore[no-any-return, operator]
 
     def hidden(self, embeddings: Tensor) -> Tensor:
         """Final normalised states (B, T, D) of embeddings (B, T, D), causal."""

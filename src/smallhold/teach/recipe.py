@@ -1,24 +1,17 @@
-"""Recipes: TOML files that say what to train, checked before the first second of work.
-
-A recipe's tables mirror the configuration classes; a key that no class knows is refused with the nearest one.
-"""
+"""The recipe of one signal task: what to train, from which teacher, on which model."""
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
-from importlib.resources import files
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from smallhold.device.manifest import is_bundle_name, parse_version
-from smallhold.errors import IntegrityError, RecipeError, SmallholdError
+from smallhold.errors import IntegrityError, RecipeError
 from smallhold.records import canonical_json, sha256_hex
+from smallhold.teach.recipe_file import build_config, parse_toml, read_recipe_text
 from smallhold.teach.signal_training import SignalTrainingConfig
 from smallhold.teach.trees import TreeConfig
-
-_SHIPPED = files("smallhold.teach") / "recipes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +96,7 @@ class BundleChoice:
     Attributes:
         name: Name of the bundle.
         version: `1.2.3`.
-        max_error: Largest share of wrong answers on the calibration split before the model abstains.
+        max_error: Alpha of the promise: of each outcome (or of all texts), at most this share is told something else.
         expires_days: Days until devices refuse it; 0 for never.
     """
 
@@ -157,73 +150,12 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
         RecipeError: not found, not TOML, an unknown or missing key, or an impossible value; the message names the
             file, the key and what was expected.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise RecipeError(f"recipe {path}: no such file", hint="smallhold teach list")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RecipeError(f"recipe {path}: not valid TOML: {error}") from error
-    else:
-        shipped = _SHIPPED / f"{name_or_path}.toml"
-        if not shipped.is_file():
-            raise RecipeError(
-                f"recipe {str(name_or_path)!r}: expected a .toml file or one of {', '.join(shipped_recipes())}"
-            )
-        text = shipped.read_text()
-    return parse_recipe(text, where=str(name_or_path))
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(item.name.removesuffix(".toml") for item in _SHIPPED.iterdir() if item.name.endswith(".toml"))
+    return parse_recipe(read_recipe_text(name_or_path), where=str(name_or_path))
 
 
 def parse_recipe(text: str, *, where: str) -> Recipe:
     """Parse and check a recipe; see `read_recipe`."""
-    try:
-        value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {where}: not valid TOML: {error}") from error
-    built = _build(Recipe, value, f"recipe {where}")
-    assert isinstance(built, Recipe)  # noqa: S101 - for the type checker
-    return built
-
-
-def _build(cls: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{where}: expected a table, got {value!r}")
-    hints = get_type_hints(cls)
-    for key in value:
-        if key not in hints:
-            near = get_close_matches(key, hints, n=1)
-            expected = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
-            raise RecipeError(f"{where}: unknown key {key!r}; {expected}")
-    for item in fields(cls):
-        if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
-            raise RecipeError(f"{where}: key {item.name!r} is missing")
-    members = {key: _typed(hints[key], item, f"{where}, {key}") for key, item in value.items()}
-    try:
-        return cls(**members)
-    except SmallholdError as error:
-        raise RecipeError(f"{where}: {error}", hint=error.hint) from error
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, where)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise RecipeError(f"{where}: expected a list, got {value!r}")
-        return tuple(_typed(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is not hint:
-        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
-    if hint is int and value < 0:
-        raise RecipeError(f"{where}: expected a number of 0 or more, got {value}")
-    return value
+    return parse_toml(Recipe, text, where=where)
 
 
 def recipe_of_run(value: dict[str, Any]) -> Recipe:
@@ -232,6 +164,4 @@ def recipe_of_run(value: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: it was written by another version and no longer fits.
     """
-    built = _build(Recipe, value, "run.json, recipe")
-    assert isinstance(built, Recipe)  # noqa: S101 - for the type checker
-    return built
+    return build_config(Recipe, value, "run.json, recipe")
