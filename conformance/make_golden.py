@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from smallhold.bundle.assemble import BundleRequest, build_bundle
+from smallhold.bundle.assemble import BundleRequest, SignalPart, build_bundle
 from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.decide import LocalTask, open_bundle
 from smallhold.decide.signal import encode_stays
@@ -72,8 +72,13 @@ def main() -> None:
         save_public_key(key.public_key(), out / "trusted_keys" / "golden-v1.pem")
         request = BundleRequest(
             checkpoint=run / "quantized",
-            trees=run / TEACHER_FILE,
-            task=Task.from_bytes((run / "task.json").read_bytes()),
+            parts=(
+                SignalPart(
+                    task=Task.from_bytes((run / "task.json").read_bytes()),
+                    trees=run / TEACHER_FILE,
+                    stays=icu_risk.split(stays, Split.CALIBRATION),
+                ),
+            ),
             name=recipe.bundle.name,
             version=recipe.bundle.version,
             expires=None,
@@ -84,14 +89,14 @@ def main() -> None:
         )
         build_bundle(
             request,
-            icu_risk.split(stays, Split.CALIBRATION),
             out / "bundle",
             is_simulated=True,
             created=datetime.now(UTC),
             key=key,
             progress=_say,
         )
-        local = open_bundle(out / "bundle", backend="reference", trusted_keys=out / "trusted_keys").task(icu_risk.NAME)
+        bundle = open_bundle(out / "bundle", backend="reference", trusted_keys=out / "trusted_keys")
+        local = bundle.signal_task(icu_risk.NAME)
         cases = _choose([_case(local, stay) for stay in icu_risk.split(stays, Split.TEST)], local)
         (out / "cases.jsonl").write_bytes(b"".join(canonical_json(case) + b"\n" for case in cases))
         (out / "tolerance.json").write_text(json.dumps(TOLERANCE, indent=1) + "\n")

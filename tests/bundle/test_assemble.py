@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch", reason="bundles are built with the extra 'train'")
 
-from smallhold.bundle.assemble import BundleRequest, build_bundle, sign_bundle
-from smallhold.decide import open_bundle
+from smallhold.bundle.assemble import BundleRequest, SignalPart, TextPart, build_bundle, sign_bundle
+from smallhold.decide import check_bundle, open_bundle
 from smallhold.decide.task import Task
 from smallhold.device.bundle_files import open_bundle_files
 from smallhold.device.trust import generate_private_key, key_id, unsafe_read_manifest, verify_bundle
@@ -28,8 +28,13 @@ def request_of(small_bundle: Any) -> BundleRequest:
     folder = small_bundle.path
     return BundleRequest(
         checkpoint=small_bundle.checkpoint,
-        trees=folder.parent / "trees.npz",
-        task=Task.from_bytes((folder / "tasks" / "icu-risk.json").read_bytes()),
+        parts=(
+            SignalPart(
+                task=Task.from_bytes((folder / "tasks" / "icu-risk.json").read_bytes()),
+                trees=folder.parent / "trees.npz",
+                stays=small_bundle.stays,
+            ),
+        ),
         name="icu-risk-test",
         version="2.0.0",
         expires=datetime(2026, 1, 1, tzinfo=UTC),
@@ -43,7 +48,6 @@ def request_of(small_bundle: Any) -> BundleRequest:
 def build(request: BundleRequest, small_bundle: Any, target: Path, *, key: Any = KEY) -> Any:
     return build_bundle(
         request,
-        small_bundle.stays,
         target,
         is_simulated=True,
         created=CREATED,
@@ -71,11 +75,12 @@ def test_a_bundle_holds_what_its_manifest_lists(request_of: BundleRequest, small
     assert manifest.context_length == 64
     assert manifest.is_simulated
     task = Task.from_bytes(files.read("tasks/icu-risk.json"))
+    fitted = fitted["icu-risk"]
     assert task == fitted.task
-    assert set(task.comparators) == {"news2", "trees", "trees+shipped"}
+    assert {"news2", "trees", "trees+shipped"} <= set(task.comparators)
     assert set(task.comparators["trees"]) == {"6", "12", "24", "48"}
     assert 0 <= fitted.error <= 1
-    assert fitted.coverage >= 0.5
+    assert 0 < fitted.coverage <= 1
     assert not list(tmp_path.glob(".bundle*"))
 
 
@@ -120,9 +125,12 @@ def test_an_older_bundle_is_replaced_and_anything_else_is_not(
     request_of: BundleRequest, small_bundle: Any, tmp_path: Path
 ) -> None:
     target = tmp_path / "bundle"
+    (part,) = request_of.parts
     build(request_of, small_bundle, target)
     build(
-        replace(request_of, version="2.0.1", trees=None, task=replace(request_of.task, baseline=None)),
+        replace(
+            request_of, version="2.0.1", parts=(replace(part, trees=None, task=replace(part.task, baseline=None)),)
+        ),
         small_bundle,
         target,
     )
@@ -141,12 +149,12 @@ def test_a_failure_leaves_the_older_bundle_and_no_rest(
     request_of: BundleRequest, small_bundle: Any, tmp_path: Path
 ) -> None:
     target = tmp_path / "bundle"
+    (part,) = request_of.parts
     build(request_of, small_bundle, target)
     before = (target / "manifest.json").read_bytes()
     with pytest.raises(DataError, match="calibration split: expected at least 10 patients of either outcome"):
         build_bundle(
-            replace(request_of, version="3.0.0"),
-            small_bundle.stays[:5],
+            replace(request_of, version="3.0.0", parts=(replace(part, stays=small_bundle.stays[:5]),)),
             target,
             is_simulated=True,
             created=CREATED,
@@ -168,3 +176,31 @@ def test_the_small_bundle_says_that_it_is_simulated(small_bundle: Any) -> None:
     value = json.loads((small_bundle.path / "manifest.json").read_bytes())
     assert value["is_simulated"] is True
     assert value["training_data"] == ["simulated_ward"]
+
+
+def test_one_bundle_holds_tasks_of_both_kinds_on_one_trunk(text_bundle: Any) -> None:
+    files = open_bundle_files(text_bundle.path)
+    manifest = unsafe_read_manifest(files)
+    assert manifest.tasks == ("icu-risk", "triage")
+    assert manifest.files["baseline/triage.ngrams.npz"].role == "n-gram classifier"
+    assert sum(entry.role == "trunk" for entry in manifest.files.values()) == 2
+    check_bundle(text_bundle.path)
+    bundle = open_bundle(text_bundle.path, trusted_keys=text_bundle.trusted_keys)
+    session = bundle.signal_task("icu-risk").session([0.5] * 9)
+    session.close_bin()
+    assert set(session.decide().answers) == {"in_hospital_death"}
+    door = bundle.text_task("triage").door
+    assert door.ngram_weight > 0  # it has learnt the words; the trunk has random weights
+
+
+def test_a_request_that_lacks_something_is_refused(request_of: BundleRequest, text_bundle: Any, tmp_path: Path) -> None:
+    task = Task.from_bytes((text_bundle.path / "tasks" / "triage.json").read_bytes())
+
+    def build_with(*parts: Any) -> None:
+        build(replace(request_of, parts=parts), None, tmp_path / "bundle")
+
+    with pytest.raises(InputError, match="bundle icu-risk-test: expected one task or more"):
+        build_with()
+    with pytest.raises(InputError, match="task triage: names an n-gram classifier, but none was given"):
+        build_with(TextPart(task=task, examples=text_bundle.examples))
+    assert not list(tmp_path.iterdir())

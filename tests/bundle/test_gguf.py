@@ -16,7 +16,7 @@ import gguf
 
 from smallhold.bundle.gguf import encoder_gguf, trunk_gguf, write_gguf
 from smallhold.bundle.weights import QuantizedWeight, read_weights
-from smallhold.compress.quantize import quantize_weight
+from smallhold.compress.quantize import quantize_checkpoint, quantize_weight
 from smallhold.device.gguf import read_gguf, unpermute_rope
 
 
@@ -52,7 +52,8 @@ def test_the_official_package_reads_the_same_tensors_and_metadata(
     for name, array in tensors.items():
         np.testing.assert_array_equal(array, ours.tensors[name])
     assert ours.encodings["blk.0.ffn_up.weight"] == ("Q8_0" if is_quantized else "F32")
-    assert ours.encodings["token_embd.weight"] == "F32"
+    assert ours.encodings["token_embd.weight"] == ("Q8_0" if is_quantized else "F32")
+    assert ours.encodings["output_norm.weight"] == "F32"
     assert ("output.weight" in tensors) == (kv_heads == 4)
 
 
@@ -91,7 +92,8 @@ META = st.dictionaries(
     st.text(max_size=10)
     | st.integers(0, 2**32 - 1)
     | st.floats(width=32, allow_nan=False)
-    | st.lists(st.text(max_size=4)),
+    | st.lists(st.text(max_size=4))
+    | st.lists(st.integers(-(2**31), 2**31 - 1)),
     max_size=5,
 )
 
@@ -108,12 +110,40 @@ def test_what_is_written_is_read_back(meta: dict, shapes: list, seed: int) -> No
     tensors: dict = {}
     for i, shape in enumerate(shapes):
         weight = rng.normal(size=shape).astype(np.float32)
-        tensors[f"t{i}"] = quantize_weight(weight) if i % 2 else weight
+        tensors[f"t{i}"] = (weight, quantize_weight(weight), quantize_weight(weight, 4))[i % 3]
     file = read_gguf(write_gguf(meta, tensors))
     assert file.metadata == meta
     for name, weight in tensors.items():
         expected = weight.dequantize() if isinstance(weight, QuantizedWeight) else weight
         np.testing.assert_array_equal(file.tensors[name], expected)
+
+
+def test_the_official_package_reads_four_bits(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    quantize_checkpoint(make_checkpoint(num_key_value_heads=2), tmp_path / "small", bits=4)
+    weights = read_weights(tmp_path / "small")
+    data = trunk_gguf(weights, name="x", tokens=[])
+    meta, tensors = official(data, tmp_path)
+    ours = read_gguf(data)
+    assert meta["general.file_type"] == 2
+    assert ours.encodings["blk.0.ffn_up.weight"] == "Q4_0"
+    assert ours.encodings["token_embd.weight"] == "Q8_0"
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(array, ours.tensors[name])
+    plain = weights.trunk["model.layers.0.mlp.up_proj.weight"]
+    assert isinstance(plain, QuantizedWeight)
+    np.testing.assert_array_equal(ours.tensors["blk.0.ffn_up.weight"], plain.dequantize())
+
+
+def test_the_vocabulary_says_what_text_never_spells(make_checkpoint: Callable[..., Path]) -> None:
+    tokens = ["<pad>", "<bos>", "<eos>", "a", "b", "ab", "<triage>"]
+    data = trunk_gguf(
+        read_weights(make_checkpoint()), name="x", tokens=tokens, merges=["a b"], special={"<bos>", "<triage>"}
+    )
+    meta = read_gguf(data).metadata
+    assert meta["tokenizer.ggml.merges"] == ["a b"]
+    assert meta["tokenizer.ggml.token_type"] == [1, 3, 1, 1, 1, 1, 3]
+    assert (meta["tokenizer.ggml.bos_token_id"], meta["tokenizer.ggml.eos_token_id"]) == (1, 2)
+    assert meta["tokenizer.ggml.pre"] == "gpt-2"
 
 
 def test_metadata_of_another_type_is_our_own_bug() -> None:

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="checkpoints are written with torch, the ext
 
 from safetensors.numpy import save_file
 
-from smallhold.bundle.weights import QUANTIZED_FILE, QuantizedWeight, read_weights
+from smallhold.bundle.weights import QUANTIZED_FILE, QuantizedWeight, read_weights, stack_rows
 from smallhold.errors import DataError, ShapeError
 
 
@@ -28,6 +28,27 @@ def test_integers_and_scales_that_do_not_belong_together_are_refused(columns: in
         QuantizedWeight(np.zeros((2, columns), np.int8), np.zeros((2, groups), np.float16))
 
 
+def test_values_beyond_their_bits_are_refused() -> None:
+    for bits, value in ((8, -128), (4, 8), (4, -9)):
+        with pytest.raises(ShapeError, match=f"quantized weight: {bits} bits hold"):
+            QuantizedWeight(np.full((1, 32), value, np.int8), np.ones((1, 1), np.float16), bits)
+    with pytest.raises(ShapeError, match="quantized weight: expected 8 or 4 bits, got 3"):
+        QuantizedWeight(np.zeros((1, 32), np.int8), np.ones((1, 1), np.float16), 3)
+
+
+def test_stacked_rows_are_the_same_weights_and_never_of_two_encodings() -> None:
+    plain = [np.full((rows, 32), rows, np.float32) for rows in (1, 2)]
+    np.testing.assert_array_equal(stack_rows(plain), np.concatenate(plain))
+    quantized = [QuantizedWeight(np.full((rows, 32), rows, np.int8), np.ones((rows, 1), np.float16)) for rows in (1, 2)]
+    stacked = stack_rows(quantized)
+    assert isinstance(stacked, QuantizedWeight)
+    np.testing.assert_array_equal(stacked.dequantize(), np.concatenate(plain))
+    coarse = QuantizedWeight(np.ones((1, 32), np.int8), np.ones((1, 1), np.float16), 4)
+    for mixed in ([plain[0], quantized[0]], [quantized[0], coarse]):
+        with pytest.raises(ShapeError, match="expected all in float32 or all in the same encoding"):
+            stack_rows(mixed)
+
+
 def test_a_plain_checkpoint_has_no_quantized_part(make_checkpoint: Callable[..., Path]) -> None:
     weights = read_weights(make_checkpoint())
     assert not any(isinstance(w, QuantizedWeight) for w in [*weights.trunk.values(), *weights.encoder.values()])
@@ -38,7 +59,7 @@ def test_integers_and_dequantized_floats_of_a_checkpoint_are_the_same_weights(
 ) -> None:
     weights = read_weights(quantize(make_checkpoint()))
     quantized = {name: w for name, w in weights.trunk.items() if isinstance(w, QuantizedWeight)}
-    assert len(quantized) == 14
+    assert len(quantized) == 15
     for name, weight in quantized.items():
         np.testing.assert_array_equal(weight.dequantize(), weights.checkpoint.trunk[name])
 

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the bundle of these tests is built with the
 
 import smallhold
 from smallhold.decide import Decision, LocalTask, TaskSession, check_bundle, open_bundle
+from smallhold.decide.plan import calibrate_logits
 from smallhold.decide.signal import encode_stays
 from smallhold.errors import (
     BackendError,
@@ -61,8 +62,7 @@ def test_bin_by_bin_equals_the_whole_record_in_one_pass(task: LocalTask, small_b
         for row, hours in enumerate((1, 6, 17)):
             session = play(task, stay, hours)
             np.testing.assert_allclose(session.channels(), channels[:hours], atol=1e-5)
-            margin = whole[row, 1] - whole[row, 0]
-            expected = 1 / (1 + math.exp(-float(margin) / field.temperature))
+            expected = calibrate_logits(field, whole[row])[1]
             decision = session.decide()
             assert decision.bins == hours
             assert decision.task == "icu-risk"

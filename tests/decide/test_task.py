@@ -8,7 +8,7 @@ import pytest
 
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import RankGauss, SignalSpec
-from smallhold.decide.task import Comparator, Task
+from smallhold.decide.task import Comparator, Task, TextDoor
 from smallhold.errors import RecipeError
 
 TASK = Task(
@@ -33,6 +33,59 @@ def test_a_task_survives_its_file_and_the_file_is_canonical() -> None:
     assert b"\n" not in data
     with_trees = replace(TASK, baseline="baseline/trees.npz")
     assert Task.from_bytes(with_trees.to_bytes()) == with_trees
+
+
+TEXT_TASK = Task(
+    name="triage",
+    sector="hospital",
+    question="Which condition fits best?",
+    fields=(Field(name="condition", choices=("acne", "asthma", "gout"), positive="asthma"),),
+    condition="a complaint",
+    text=TextDoor(marker="<triage>", max_tokens=200, ngrams="baseline/triage.ngrams.npz", ngram_weight=0.75),
+)
+
+
+def test_a_text_task_survives_its_file_and_holds_nothing_of_a_signal() -> None:
+    data = TEXT_TASK.to_bytes()
+    assert Task.from_bytes(data) == TEXT_TASK
+    assert Task.from_bytes(data).to_bytes() == data
+    assert set(json.loads(data)) == {"format", "name", "sector", "question", "fields", "condition", "text"}
+    assert "text" not in json.loads(TASK.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": {}}, "malformed"),
+        ({"text": None}, "malformed"),
+        ({"text": {"marker": "", "max_tokens": 9}}, "text door: marker: expected text, got ''"),
+        ({"text": {"marker": "<t>", "max_tokens": 0}}, "text door: max_tokens: expected a positive integer, got 0"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "ngrams": 7}}, "text door: ngrams: expected text, got 7"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "trunk_weight": -1}}, "expected two weights of 0 or more"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "trunk_weight": 0}}, "expected two weights of 0 or more"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "trunk_weight": math.nan}}, "expected two weights of 0 or more"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "ngram_weight": 1}}, "needs an n-gram classifier"),
+        ({"text": {"marker": "<t>", "max_tokens": 9, "mood": 1}}, "malformed"),
+        ({"encoder": "x"}, "a text task has no num_bins, horizons, encoder, baseline, comparators"),
+        ({"signal": json.loads(TASK.to_bytes())["signal"]}, "malformed"),
+        (
+            {"fields": json.loads(TASK.to_bytes())["fields"] * 2},
+            "one or more fields with different names|has one field",
+        ),
+        ({"surprise": 1}, "malformed"),
+    ],
+)
+def test_a_text_task_file_that_is_not_as_documented_is_refused(change: dict, message: str) -> None:
+    value = {**json.loads(TEXT_TASK.to_bytes()), **change}
+    with pytest.raises(RecipeError, match=message):
+        Task.from_bytes(json.dumps(value).encode())
+
+
+def test_a_task_has_exactly_one_door() -> None:
+    with pytest.raises(RecipeError, match="task icu-risk: expected exactly one door, signal or text"):
+        replace(TASK, text=TEXT_TASK.text)
+    with pytest.raises(RecipeError, match="task triage: expected exactly one door, signal or text"):
+        replace(TEXT_TASK, text=None)
 
 
 def test_fields_are_found_by_name() -> None:

@@ -1,29 +1,92 @@
 """Fit what turns logits into honest answers, on the calibration split and with the model as it ships.
 
-- Temperature: one for the field, by maximum likelihood (Guo et al. 2017, arXiv:1706.04599).
-- Abstention: the lowest confidence at which the share of wrong answers among those given is at most `max_error`.
-- Alert threshold: the best event 1, min(sensitivity, PPV), over all horizons together, as the bed uses it.
+- Probabilities: the simplest map that the split supports (`calibration_map`).
+- Abstention: prediction sets that hold the truth with probability 1 - alpha, for each choice and at each hour by
+  itself (`decide/conformal.py`); the field abstains where more than one choice is left.
+- Alert threshold: the best event 1, min(sensitivity, PPV), over all horizons together, as the bed uses it. One for each
+  hour was tried and gained nothing (docs/concepts/calibration-and-abstention.md).
 - Comparators: logistic regression on each other number (Platt 1999), and its own event-1 threshold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from smallhold.bundle.calibration_map import fit_map
+from smallhold.decide.conformal import fit_conformal, least_abstention, smallest_count
+from smallhold.decide.plan import ABSTAINED, Field, calibrate_logits, choose
 from smallhold.decide.task import Comparator, Task
-from smallhold.errors import DataError
+from smallhold.errors import DataError, InputError
 from smallhold.evaluate.metrics import best_event1_threshold
 from smallhold.evaluate.predict import Predictions
+from smallhold.evaluate.risk_coverage import SetCoverage, set_coverage
 
-_LEAST_COVERAGE = 0.5
 #: Fewer deaths or survivors than this, and nothing can be fitted.
 LEAST_OF_EITHER_OUTCOME = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSummary:
+    """How a fitted field does on some rows.
+
+    Attributes:
+        field: The field.
+        coverage: Share of the rows that got an answer.
+        error: Share of those answers that were wrong; 0 when none was given.
+        model_error: Share of the rows whose most probable choice is wrong: the error without abstaining.
+        kept: Coverage of the prediction sets by group and true choice.
+    """
+
+    field: Field
+    coverage: float
+    error: float
+    model_error: float
+    kept: tuple[SetCoverage, ...]
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether every group is large enough for what is promised."""
+        return self.field.conformal is not None and self.field.conformal.is_feasible
+
+    def lines(self) -> tuple[str, ...]:
+        """The summary in words, a line a fact."""
+        field, promise = self.field, self.field.conformal
+        found = [
+            f"{field.name}: answers {self.coverage:.1%} of the questions with {self.error:.1%} of the answers wrong"
+        ]
+        if promise is None:
+            return (*found, "nothing is promised: the field was not calibrated")
+        whom = "each choice" if promise.is_by_choice else "all choices together"
+        fewest = min(count for group in promise.groups for count in group.counts)
+        found.append(
+            f"promised: the set holds the truth with probability {1 - promise.alpha:g}, for {whom}; "
+            f"the smallest of its groups has {fewest} and can promise {1 - promise.smallest_alpha:.3f} at most"
+        )
+        if self.model_error > promise.alpha:
+            found.append(
+                f"without abstaining {self.model_error:.1%} would be wrong: a rule with {promise.alpha:.1%} wrong "
+                f"answers abstains on {least_abstention(self.model_error, promise.alpha):.1%} at least"
+            )
+        if not promise.is_feasible:
+            found.append(
+                f"not feasible: {1 - promise.alpha:g} needs {smallest_count(promise.alpha)} of each; "
+                "a choice with fewer is never excluded"
+            )
+        for item in self.kept:
+            about = [f"after {item.group}"] if item.group else []
+            about += [field.choices[item.choice]] if item.choice is not None else []
+            found.append(
+                f"{', '.join(about) or 'all'}: n = {item.n}, set holds the truth {item.coverage:.1%} "
+                f"({item.low:.1%} to {item.high:.1%}), abstained {1 - item.answered:.1%}, wrong {item.wrong:.1%}"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +95,120 @@ class Calibration:
 
     Attributes:
         task: The task with fitted fields and comparators.
-        coverage: Share of the calibration answers given, over all horizons.
-        error: Share of those that were wrong.
-        is_feasible: Whether `max_error` was reached at a coverage of at least one half.
+        summary: The first field on the calibration split, hour by hour; fitted there, so no figure to publish.
     """
 
     task: Task
-    coverage: float
-    error: float
-    is_feasible: bool
+    summary: CalibrationSummary
+
+    @property
+    def coverage(self) -> float:
+        """Share of the calibration questions answered, over all horizons."""
+        return self.summary.coverage
+
+    @property
+    def error(self) -> float:
+        """Share of those answers that were wrong."""
+        return self.summary.error
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether the split is large enough for what is promised."""
+        return self.summary.is_feasible
+
+
+def calibrate_field(
+    field: Field,
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    *,
+    alpha: float,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    units: ArrayLike | None = None,
+    is_by_choice: bool | None = None,
+    fits_alert: bool | None = None,
+    seed: int = 0,
+) -> Field:
+    """Fit probabilities, prediction sets and the alert threshold of one field, whatever its number of choices.
+
+    Args:
+        field: What was fitted of it before is replaced.
+        logits: (R, K) of the calibration split alone, from the model as it ships.
+        labels: (R,) index of the true choice.
+        alpha: The truth may be missing from the prediction set with at most this probability.
+        groups: (R,) the promise holds in each of these groups, for example the hour; None for one group.
+        units: (R,) patient or text behind each row; None when every row is one of its own.
+        is_by_choice: Promise for each choice by itself. None: for two choices yes; for more no, since a choice with
+            fewer than `smallest_count(alpha)` rows could never be excluded from any set.
+        fits_alert: Fit the alert threshold. None: for two choices.
+        seed: Of the folds that choose the map.
+
+    Raises:
+        InputError: alpha is outside (0, 1), or a label is no choice.
+        ShapeError: rows differ in number.
+        DataError: the rows have a single label: nothing can be fitted.
+    """
+    truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(logits, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape != (len(truth), len(field.choices)) or not np.isfinite(scores).all():
+        raise InputError(
+            f"field {field.name}: expected finite logits ({len(truth)}, {len(field.choices)}), got {scores.shape}"
+        )
+    if len(np.unique(truth)) < 2:
+        raise DataError(f"field {field.name}: expected two or more different labels on the calibration split")
+    is_binary = len(field.choices) == 2
+    plain = Field(name=field.name, choices=field.choices, positive=field.positive)
+    fitted = fit_map(plain, scores, truth, units=units, seed=seed).field
+    p = calibrate_logits(fitted, scores)
+    promise = fit_conformal(
+        p,
+        truth,
+        alpha=alpha,
+        groups=groups,
+        units=units,
+        is_by_choice=is_binary if is_by_choice is None else is_by_choice,
+    )
+    threshold = 1.0
+    if is_binary if fits_alert is None else fits_alert:
+        positive = field.choices.index(field.positive)
+        # Rounded down, so that the answer the threshold was read from still alerts.
+        threshold = _rounded_down(best_event1_threshold(truth == positive, p[:, positive]))
+    return replace(fitted, conformal=promise, alert_threshold=threshold)
+
+
+def summarize(
+    field: Field,
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    *,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+) -> CalibrationSummary:
+    """How a field does on rows of any split.
+
+    Args:
+        field: A fitted field.
+        logits: (R, K).
+        labels: (R,) index of the true choice.
+        groups: (R,) counted by themselves; None for one group. A row whose group was not calibrated gets the
+            thresholds that hold in every group, as on a device.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    p = calibrate_logits(field, np.asarray(logits))
+    names = np.full(len(truth), "") if groups is None else np.asarray(groups).astype(str)
+    chosen, sets = np.full(len(truth), ABSTAINED), np.ones(p.shape, dtype=bool)
+    for name in np.unique(names).tolist():
+        part = names == name
+        chosen[part] = choose(field, p[part], name)
+        if field.conformal is not None:
+            sets[part] = field.conformal.sets(p[part], name)
+    is_given = chosen != ABSTAINED
+    is_by_choice = field.conformal is None or field.conformal.is_by_choice
+    return CalibrationSummary(
+        field=field,
+        coverage=float(is_given.mean()),
+        error=float((chosen != truth)[is_given].mean()) if is_given.any() else 0.0,
+        model_error=float((p.argmax(axis=1) != truth).mean()),
+        kept=set_coverage(sets, truth, chosen, groups=names, is_by_choice=is_by_choice),
+    )
 
 
 def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Calibration:
@@ -49,7 +217,8 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
     Args:
         task: The task; its first field is fitted.
         predictions: Of the calibration split alone.
-        max_error: Largest share of wrong answers that is accepted before the field abstains, 0 < max_error < 1.
+        max_error: Of those who die, and of those who live, at most this share is told the other at any horizon,
+            0 < max_error < 1.
 
     Raises:
         DataError: the split has fewer than ten patients of either outcome: nothing can be fitted on it.
@@ -60,18 +229,15 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
             f"calibration split: expected at least {LEAST_OF_EITHER_OUTCOME} patients of either outcome, "
             f"got {int(died.sum())} who died and {int((~died).sum())} who lived"
         )
-    margin = predictions.numbers["shipped"].reshape(-1)
-    outcome = np.repeat(died, len(predictions.horizons))
-    temperature = fit_temperature(margin, outcome)
-    probability = expit(margin / temperature)
-    abstain_below, coverage, error = fit_abstention(probability, outcome, max_error)
-    field = replace(
-        task.fields[0],
-        temperature=temperature,
-        abstain_below=abstain_below,
-        # Rounded down, so that the answer the threshold was read from still alerts.
-        alert_threshold=_rounded_down(best_event1_threshold(outcome, probability)),
-    )
+    field = task.fields[0]
+    positive = field.choices.index(field.positive)
+    margin = predictions.numbers["shipped"]
+    logits = np.zeros((margin.size, 2))
+    logits[:, positive] = margin.reshape(-1)
+    labels = np.where(np.repeat(died, len(predictions.horizons)), positive, 1 - positive)
+    hours = np.tile(np.array(predictions.horizons).astype(str), len(died))
+    patients = np.repeat(np.arange(len(died)), len(predictions.horizons))
+    field = calibrate_field(field, logits, labels, alpha=max_error, groups=hours, units=patients)
     comparators = {
         name: {
             str(hour): fit_comparator(numbers[:, i], died)
@@ -82,46 +248,7 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
         if name != "shipped"  # the shipped model is read as the device reads it: by the field itself
     }
     fitted = replace(task, fields=(field, *task.fields[1:]), comparators={k: v for k, v in comparators.items() if v})
-    return Calibration(fitted, coverage, error, error <= max_error)
-
-
-def fit_temperature(margin: NDArray[np.float64], outcome: NDArray[np.bool_]) -> float:
-    """The T > 0 that makes sigmoid(margin / T) most likely; found within [0.05, 20]."""
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = margin / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0, scaled) - outcome * scaled))
-
-    best = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return round(float(np.exp(best.x)), 6)
-
-
-def fit_abstention(
-    probability: NDArray[np.float64], outcome: NDArray[np.bool_], max_error: float
-) -> tuple[float, float, float]:
-    """Confidence below which the field abstains.
-
-    Args:
-        probability: (M,) of the positive choice.
-        outcome: (M,).
-        max_error: Largest accepted share of wrong answers among those given.
-
-    Returns:
-        Threshold, coverage and error at it. Where no threshold reaches `max_error` with at least half of the
-        answers given, the one with half of them given: it abstains as much as it may, and the error says the rest.
-    """
-    confidence = np.maximum(probability, 1 - probability)
-    is_wrong = (probability >= 0.5) != outcome
-    order = np.argsort(-confidence, kind="stable")
-    given = np.arange(1, len(order) + 1)
-    error = np.cumsum(is_wrong[order]) / given
-    # A threshold gives all answers of equal confidence or none of them.
-    is_boundary = np.append(np.diff(confidence[order]) != 0, True)
-    allowed = np.flatnonzero(is_boundary & (error <= max_error) & (given >= _LEAST_COVERAGE * len(order)))
-    fallback = np.flatnonzero(is_boundary & (given >= _LEAST_COVERAGE * len(order)))[0]
-    last = int(allowed[-1]) if len(allowed) else int(fallback)
-    threshold = _rounded_down(confidence[order][last]) if last + 1 < len(order) else 0.0
-    return threshold, float((last + 1) / len(order)), float(error[last])
+    return Calibration(fitted, summarize(field, logits, labels, groups=hours))
 
 
 def fit_comparator(number: NDArray[np.float64], died: NDArray[np.bool_]) -> Comparator:

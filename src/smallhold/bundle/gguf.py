@@ -7,16 +7,19 @@ projectors, because llama.cpp refuses a model file that holds tensors it does no
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smallhold.bundle.weights import ModelWeights, QuantizedWeight, Weight
+from smallhold.bundle.weights import GROUP_SIZE, ModelWeights, QuantizedWeight, Weight
 from smallhold.decide.signal_encoder import ARCHITECTURE as SIGNAL_ARCHITECTURE
-from smallhold.device.gguf import MAGIC, Q8_0_BLOCK, VERSION
+from smallhold.device.gguf import MAGIC, Q4_0_BLOCK, Q8_0_BLOCK, VERSION
 
 _ALIGNMENT = 32
+_NORMAL, _CONTROL = 1, 3  # llama.cpp's types of token
 _NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -35,21 +38,25 @@ _BLOCK_NAMES = {
 }
 
 
-def trunk_gguf(weights: ModelWeights, *, name: str, tokens: list[str]) -> bytes:
+def trunk_gguf(
+    weights: ModelWeights, *, name: str, tokens: list[str], merges: Sequence[str] = (), special: Collection[str] = ()
+) -> bytes:
     """The trunk as one GGUF file.
 
     Args:
-        weights: Trunk weights; quantized matrices become Q8_0, the rest F32.
+        weights: Trunk weights; quantized matrices become Q8_0 or Q4_0, the rest F32.
         name: `general.name`.
         tokens: The vocabulary in order of id, in the byte-level alphabet of GPT-2.
+        merges: Pairs of tokens in order of rank, joined by a space.
+        special: Tokens that text never spells.
     """
     config = weights.checkpoint.config
-    has_quantized = any(isinstance(weight, QuantizedWeight) for weight in weights.trunk.values())
+    bits = {weight.bits for weight in weights.trunk.values() if isinstance(weight, QuantizedWeight)}
     metadata: dict[str, Any] = {
         "general.architecture": "llama",
         "general.name": name,
-        "general.file_type": 7 if has_quantized else 0,  # MOSTLY_Q8_0, ALL_F32
-        **({"general.quantization_version": 2} if has_quantized else {}),
+        "general.file_type": 2 if 4 in bits else 7 if bits else 0,  # MOSTLY_Q4_0, MOSTLY_Q8_0, ALL_F32
+        **({"general.quantization_version": 2} if bits else {}),
         "llama.context_length": config.max_position_embeddings,
         "llama.embedding_length": config.hidden_size,
         "llama.block_count": config.num_hidden_layers,
@@ -61,8 +68,15 @@ def trunk_gguf(weights: ModelWeights, *, name: str, tokens: list[str]) -> bytes:
         "llama.rope.freq_base": float(config.rope_theta),
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": [],  # llama.cpp does not load a model without this key
+        "tokenizer.ggml.token_type": [_CONTROL if token in special else _NORMAL for token in tokens],
+        "tokenizer.ggml.merges": list(merges),  # llama.cpp does not load a model without this key
+        **{
+            f"tokenizer.ggml.{mark}_token_id": tokens.index(f"<{mark}>")
+            for mark in ("bos", "eos")
+            if f"<{mark}>" in tokens
+        },
     }
     tensors: dict[str, Weight] = {}
     for hf_name, weight in weights.trunk.items():
@@ -86,7 +100,7 @@ def encoder_gguf(weights: ModelWeights, *, task: str) -> bytes:
 
 
 def write_gguf(metadata: dict[str, Any], tensors: dict[str, Weight]) -> bytes:
-    """Serialise metadata (str, int, float, list of str) and tensors (float32 or quantized)."""
+    """Serialise metadata (str, int, float, list of str or of int) and tensors (float32 or quantized)."""
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
         head += [_string(key), _value(value)]
@@ -94,7 +108,7 @@ def write_gguf(metadata: dict[str, Any], tensors: dict[str, Weight]) -> bytes:
     offset = 0
     for name, weight in tensors.items():
         shape = weight.values.shape if isinstance(weight, QuantizedWeight) else weight.shape
-        kind = 8 if isinstance(weight, QuantizedWeight) else 0
+        kind = {8: 8, 4: 2}[weight.bits] if isinstance(weight, QuantizedWeight) else 0
         body = _tensor_bytes(weight)
         head += [_string(name), struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])]
         head.append(struct.pack("<IQ", kind, offset))
@@ -115,7 +129,9 @@ def _gguf_name(name: str) -> str:
 def _permute(weight: Weight, num_heads: int) -> Weight:
     """Rows from halves (Hugging Face) to pairs (llama.cpp); whole rows move, so groups stay whole."""
     if isinstance(weight, QuantizedWeight):
-        return QuantizedWeight(_permute_rows(weight.values, num_heads), _permute_rows(weight.scale, num_heads))
+        return replace(
+            weight, values=_permute_rows(weight.values, num_heads), scale=_permute_rows(weight.scale, num_heads)
+        )
     return _permute_rows(weight, num_heads)
 
 
@@ -127,9 +143,14 @@ def _permute_rows(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:
 def _tensor_bytes(weight: Weight) -> bytes:
     if not isinstance(weight, QuantizedWeight):
         return weight.astype("<f4").tobytes()
-    blocks = np.empty(weight.scale.size, dtype=Q8_0_BLOCK)
+    blocks = np.empty(weight.scale.size, dtype=Q8_0_BLOCK if weight.bits == 8 else Q4_0_BLOCK)
     blocks["scale"] = weight.scale.reshape(-1)
-    blocks["values"] = weight.values.reshape(-1, 32)
+    groups = weight.values.reshape(-1, GROUP_SIZE)
+    if weight.bits == 4:
+        steps = (groups + 8).astype(np.uint8)
+        blocks["values"] = np.bitwise_or(steps[:, :16], np.left_shift(steps[:, 16:], np.uint8(4)))
+    else:
+        blocks["values"] = groups
     return blocks.tobytes()
 
 
@@ -146,6 +167,8 @@ def _value(value: Any) -> bytes:
             return struct.pack("<II", 4, value)
         case float():
             return struct.pack("<If", 6, value)
+        case [int(), *_]:
+            return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
         case list():
             return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(_string(item) for item in value)
     raise TypeError(f"GGUF metadata cannot hold {type(value).__name__}")

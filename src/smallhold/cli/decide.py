@@ -1,32 +1,44 @@
-"""`smallhold decide`: one patient in, one decision out."""
+"""`smallhold decide`: one patient or one text in, one decision out."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smallhold.cli.options import add_bundle_options, open_task
+from smallhold.cli.options import add_bundle_options, home_of
 from smallhold.cli.output import note, print_json
 from smallhold.errors import DataError, InputError
 
+if TYPE_CHECKING:
+    from smallhold.decide.local import LocalTask
+    from smallhold.decide.text_task import LocalTextTask
+
 EXAMPLE = """echo '{"age": 71, "sex": "F", "height_cm": 160, "icu_type": "medical",
-        "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1"""
+        "events": [[10, "HR", 118], [10, "Temp", 101.3, "[degF]"]]}' | smallhold decide icu-risk.bundle --hours 1
+example: smallhold decide hospital.bundle --task triage --text "Red, itchy patches on both elbows for a month."
+example: smallhold decide hospital.bundle --task note-specialty --json < note.txt"""
 
 _OLDEST = 130
 _LARGEST = 1e9
+_MOST_CHOICES, _MOST_EVIDENCE = 3, 4
+#: Log-odds below which a piece of a text is not worth a line.
+_LEAST_EFFECT = 0.02
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare arguments."""
     add_bundle_options(parser)
+    parser.add_argument("--text", metavar="TEXT", help="the text, for a task that reads text")
     parser.add_argument(
         "--input",
         type=Path,
         metavar="FILE",
-        help="JSON with age, sex, height_cm, icu_type and events: [minute, parameter, value, unit]; the unit may be "
+        help="plain text for a task that reads text; else JSON with "
+        "age, sex, height_cm, icu_type and events: [minute, parameter, value, unit]; the unit may be "
         "left out when it is the parameter's own; default: standard input",
     )
     parser.add_argument(
@@ -35,7 +47,71 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Gate, append, decide, explain; exit code 3 when the model abstains."""
+    """Ask the task through the door that it has; exit code 3 when the model abstains."""
+    from smallhold.decide.text_task import LocalTextTask
+
+    local = _open(args)
+    return _of_text(args, local) if isinstance(local, LocalTextTask) else _of_patient(args, local)
+
+
+def _open(args: argparse.Namespace) -> LocalTask | LocalTextTask:
+    from smallhold.decide.local import open_bundle
+    from smallhold.device.install import active_bundle
+
+    home = home_of(args)
+    bundle = args.bundle or active_bundle(home)
+    return open_bundle(bundle, backend=args.backend, trusted_keys=args.trusted_keys or home.trust).task(args.task)
+
+
+def _of_text(args: argparse.Namespace, local: LocalTextTask) -> int:
+    if args.hours is not None:
+        raise InputError(f"--hours: task {local.task.name} reads text, not readings")
+    if args.text is not None and args.input is not None:
+        raise InputError("--text and --input: expected one of them")
+    text = args.text if args.text is not None else _read_text(args.input)
+    decision = local.decide(text)
+    answer = decision.answers[local.field.name]
+    strongest = sorted(local.effects(text, answer.choice), key=lambda item: -abs(item.effect))[:_MOST_EVIDENCE]
+    evidence = [item for item in strongest if abs(item.effect) >= _LEAST_EFFECT]
+    if args.json:
+        print_json(
+            {
+                "bundle": local.bundle.manifest.digest,
+                "task": decision.task,
+                "question": local.task.question,
+                "field": local.field.name,
+                **asdict(answer),
+                "tokens": decision.tokens,
+                "is_cut": decision.is_cut,
+                "latency_ms": decision.latency_ms,
+                "evidence": [asdict(item) for item in evidence],
+            }
+        )
+    else:
+        ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+        for choice, p in ranked[:_MOST_CHOICES]:
+            print(f"{local.field.name} = {choice}: {p:.3f}")
+        print(f"answer: {'abstained' if answer.choice is None else answer.choice} ({decision.tokens} tokens)")
+        if answer.choice is None:
+            print(f"  not excluded: {', '.join(answer.prediction_set)}")
+        for item in evidence:
+            print(f"  {item.text!r} ({item.effect:+.2f} log-odds)")
+        if decision.is_cut:
+            note(f"remark: the text is longer than the {decision.tokens} tokens that the trunk read")
+        note("not a medical device")
+    return 3 if answer.has_abstained else 0
+
+
+def _read_text(path: Path | None) -> str:
+    where = "standard input" if path is None else str(path)
+    try:
+        return sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text: {error}") from error
+
+
+def _of_patient(args: argparse.Namespace, local: LocalTask) -> int:
+    """Gate, append, decide, explain."""
     import uuid
 
     from smallhold.assist.gate import Gate
@@ -49,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.hours is not None and args.hours < 1:
         raise InputError(f"--hours: expected at least 1, got {args.hours}")
+    if args.text is not None:
+        raise InputError(f"--text: task {local.task.name} reads readings, not text")
     patient = _read(args.input)
-    local = open_task(args)
     limits = HospitalLimits()
     gate = Gate(limits, RECORDED_TOLERANCES)
     floor = FloorState("patient")

@@ -1,7 +1,7 @@
-"""Round-to-nearest quantization to 8 bits in groups of 32: the Q8_0 encoding.
+"""Round-to-nearest quantization in groups of 32: the encodings Q8_0 (8 bits) and Q4_0 (4 bits).
 
-Source: the block format Q8_0 of ggml (docs/gguf.md). One set of integers and scales goes into the GGUF file and
-into the ONNX graph, so both runtimes compute with equal weights.
+Source: the block formats of ggml (docs/gguf.md, ggml-quants.c). One set of integers and scales goes into the GGUF file
+and into the ONNX graph, so both runtimes compute with equal weights.
 """
 
 from __future__ import annotations
@@ -14,47 +14,79 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE, QuantizedWeight
+from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE, RANGES, QuantizedWeight
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, ShapeError
 from smallhold.learn.checkpoint import ENCODER_FILE, Checkpoint, read_checkpoint
 
+#: Steps of 4 bits to try, as the integer that the largest weight of a group would get.
+_REACHES = (-8.0, -7.5, -8.5, -9.0, -10.0, 7.0, 7.5, 8.0, 9.0)
 
-def quantize_weight(weight: NDArray[np.float32]) -> QuantizedWeight:
+
+def quantize_weight(weight: NDArray[np.float32], bits: int = 8) -> QuantizedWeight:
     """Quantize a matrix by rounding to the nearest step.
 
     Args:
         weight: (O, I) with I a multiple of 32.
+        bits: 8 or 4.
 
     Returns:
-        Integers and scales. Every weight is off by at most half a step of its group, plus what rounding the scale
-        to float16 costs: 127 times 2^-11 of the step, or 127 times 2^-25 where the step is below float16's
-        smallest normal number.
+        Integers and scales. In 8 bits every weight is off by at most half a step of its group, plus what rounding the
+        scale to float16 costs: 127 times 2^-11 of the step, or 127 times 2^-25 where the step is below float16's
+        smallest normal number. In 4 bits the step is the one of a few candidates with the least squared error.
 
     Raises:
-        ShapeError: I is not a multiple of 32.
+        ShapeError: I is not a multiple of 32, or other bits.
         ValueError: a weight is not finite, or too large for a float16 scale.
     """
     if weight.ndim != 2 or weight.shape[1] % GROUP_SIZE:
         raise ShapeError(f"weight: expected (O, I) with I a multiple of {GROUP_SIZE}, got {weight.shape}")
+    if bits not in RANGES:
+        raise ShapeError(f"bits: expected 8 or 4, got {bits}")
     if not np.isfinite(weight).all():
         raise ValueError("weight: holds NaN or infinity; the training run has diverged")
     groups = weight.reshape(weight.shape[0], -1, GROUP_SIZE)
-    step = np.abs(groups).max(axis=2) / 127
-    if step.size and step.max() > np.finfo(np.float16).max:
-        raise ValueError(f"weight: largest step {step.max():.3g} does not fit a float16 scale")
-    scale = step.astype(np.float16)
-    # Divide by the scale as stored, not as computed, so that its rounding does not add to the error.
-    divisor = np.where(scale > 0, scale.astype(np.float32), 1.0)
-    values = np.clip(np.rint(groups / divisor[:, :, None]), -127, 127).astype(np.int8)
-    return QuantizedWeight(values.reshape(weight.shape), scale)
+    if bits == 8:
+        scale = _stored(np.abs(groups).max(axis=2) / 127)
+    else:
+        # The integers reach from -8 to 7: ggml gives the longer side to the largest weight of a group. The other side
+        # and smaller steps, which clip that weight, are tried as well: often the other 31 gain more than it loses.
+        largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+        candidates = np.stack([_stored(largest / reach) for reach in _REACHES])
+        errors = [((groups - _round(groups, scale, bits) * scale[:, :, None]) ** 2).sum(axis=2) for scale in candidates]
+        scale = np.take_along_axis(candidates, np.argmin(errors, axis=0)[None], axis=0)[0]
+    return QuantizedWeight(_round(groups, scale, bits).reshape(weight.shape), scale, bits)
 
 
-def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
+def _stored(step: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Steps as float16."""
+    if step.size and np.abs(step).max() > np.finfo(np.float16).max:
+        raise ValueError(f"weight: largest step {np.abs(step).max():.3g} does not fit a float16 scale")
+    return step.astype(np.float16)
+
+
+def _round(groups: NDArray[np.float32], scale: NDArray[np.float16], bits: int) -> NDArray[np.int8]:
+    """Integers (O, I / 32, 32); divided by the scale as stored, so that its rounding does not add to the error."""
+    divisor = np.where(scale != 0, scale.astype(np.float32), np.float32(1))
+    return np.clip(np.rint(groups / divisor[:, :, None]), *RANGES[bits]).astype(np.int8)
+
+
+def twin_folder(run: Path, bits: int) -> Path:
+    """Where the quantized twin of a run's checkpoint lies unless the user says otherwise."""
+    return run / ("quantized" if bits == 8 else f"quantized-{bits}")
+
+
+def quantize_checkpoint(source: Path, target: Path, *, bits: int = 8) -> dict[str, float]:
     """Write the quantized twin of a checkpoint.
 
-    Linear layers of the trunk whose rows 32 divides, and the large matrices of the signal encoder (padded with zero
-    columns up to a multiple of 32), become 8 bits. Vectors, embeddings and the output head stay float32.
+    Linear layers of the trunk whose rows 32 divides take the bits asked for. Embeddings and output head take 8 in
+    either case, because every token passes through them, and so do the large matrices of the signal encoder (padded
+    with zero columns up to a multiple of 32), which holds the raw readings. Vectors stay float32.
+
+    Args:
+        source: A float32 checkpoint.
+        target: Folder to write.
+        bits: 8 or 4.
 
     Returns:
         Tensor name to relative error, ||W - W_q|| / ||W||.
@@ -71,8 +103,9 @@ def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
             weight = tensors[name]
             columns = weight.shape[1]
             padding = -columns % GROUP_SIZE if part == "encoder" else 0
-            quantized = quantize_weight(np.pad(weight, ((0, 0), (0, padding))))
+            quantized = quantize_weight(np.pad(weight, ((0, 0), (0, padding))), bits if _is_linear(part, name) else 8)
             stored[f"{part}/{name}.values"], stored[f"{part}/{name}.scale"] = quantized.values, quantized.scale
+            stored[f"{part}/{name}.bits"] = np.array([quantized.bits], np.uint8)
             tensors[name] = np.ascontiguousarray(quantized.dequantize()[:, :columns])
             size = max(float(np.linalg.norm(weight)), 1e-30)
             errors[name] = float(np.linalg.norm(weight - tensors[name])) / size
@@ -87,13 +120,12 @@ def quantize_checkpoint(source: Path, target: Path) -> dict[str, float]:
 def _quantizable(part: str, tensors: dict[str, NDArray[np.float32]]) -> list[str]:
     if part == "encoder":
         return [name for name in ("basis.weight", "up.weight", "down.weight") if name in tensors]
-    return [
-        name
-        for name, weight in tensors.items()
-        if weight.ndim == 2
-        and weight.shape[1] % GROUP_SIZE == 0
-        and not name.startswith(("model.embed_tokens", "lm_head"))
-    ]
+    return [name for name, weight in tensors.items() if weight.ndim == 2 and weight.shape[1] % GROUP_SIZE == 0]
+
+
+def _is_linear(part: str, name: str) -> bool:
+    """Whether a matrix is one of the trunk's layers."""
+    return part == "trunk" and not name.startswith(("model.embed_tokens", "lm_head"))
 
 
 def _copy_rest(checkpoint: Checkpoint, target: Path) -> None:

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smallhold.decide.local import Decision, LocalBundle, LocalTask, TaskSession, check_bundle, open_bundle
+    from smallhold.decide.text_task import LocalTextTask, TextDecision
 
-__all__ = ["Decision", "LocalBundle", "LocalTask", "TaskSession", "check_bundle", "open_bundle"]
+__all__ = [
+    "Decision",
+    "LocalBundle",
+    "LocalTask",
+    "LocalTextTask",
+    "TaskSession",
+    "TextDecision",
+    "check_bundle",
+    "open_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from smallhold.decide import local
+        from smallhold.decide import local, text_task
 
-        return getattr(local, name)
+        return getattr(local if hasattr(local, name) else text_task, name)
     raise AttributeError(f"module 'smallhold.decide' has no attribute {name!r}")

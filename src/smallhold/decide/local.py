@@ -24,11 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from smallhold.decide.plan import Answer, FieldPlan, answer_field, plan_field, validate_answer
+from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, plan_field, validate_answer
 from smallhold.decide.signal import SignalState
 from smallhold.decide.signal_encoder import SignalEncoder
 from smallhold.decide.task import Task
+from smallhold.decide.text_task import LocalTextTask
 from smallhold.decide.trees import Trees
+from smallhold.decide.word_door import WordDoor, WordSession
 from smallhold.device.backends import Backend, Session
 from smallhold.device.bundle_files import BundleFiles, open_bundle_files
 from smallhold.device.home import Home
@@ -100,6 +102,8 @@ class LocalBundle:
             raise
         except Exception as error:  # the library raises its own untyped exceptions
             raise BackendError(f"bundle {manifest.name}: tokenizer.json cannot be read: {error}") from error
+        # A text that spells a special token, `<triage:acne>`, is text and must not become that token.
+        self.tokenizer.encode_special_tokens = True
 
     def read(self, name: str) -> bytes:
         """A file of the bundle, checked again: it may have been changed since the bundle was verified.
@@ -115,8 +119,8 @@ class LocalBundle:
             raise IntegrityError(f"bundle {self.manifest.name}: {name} was altered after the bundle was opened")
         return data
 
-    def task(self, name: str) -> LocalTask:
-        """A task by name.
+    def task(self, name: str) -> LocalTask | LocalTextTask:
+        """A task by name, whichever door it has.
 
         Raises:
             UnknownTaskError: the bundle has no such task.
@@ -125,7 +129,42 @@ class LocalBundle:
             raise UnknownTaskError(
                 f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}"
             )
-        return LocalTask(self, Task.from_bytes(self.read(f"tasks/{name}.json")))
+        task = Task.from_bytes(self.read(f"tasks/{name}.json"))
+        return LocalTask(self, task) if task.text is None else LocalTextTask(self, task)
+
+    def signal_task(self, name: str) -> LocalTask:
+        """A task that reads signals.
+
+        Raises:
+            UnknownTaskError: the bundle has no such task.
+            InputError: the task reads text.
+        """
+        local = self.task(name)
+        if not isinstance(local, LocalTask):
+            raise InputError(
+                f"task {name}: reads text, not readings", hint=f"smallhold decide BUNDLE --task {name} --text TEXT"
+            )
+        return local
+
+    def text_task(self, name: str) -> LocalTextTask:
+        """A task that reads text.
+
+        Raises:
+            UnknownTaskError: the bundle has no such task.
+            InputError: the task reads signals.
+        """
+        local = self.task(name)
+        if not isinstance(local, LocalTextTask):
+            raise InputError(f"task {name}: reads readings, not text")
+        return local
+
+    def plan(self, task: Task, field: Field) -> FieldPlan:
+        """How a field is read: by one special token a choice, `<task:choice>`, or else by spelling the choices out."""
+        found = {choice: self.tokenizer.token_to_id(f"<{task.name}:{choice}>") for choice in field.choices}
+        special = {choice: [token] for choice, token in found.items() if token is not None}
+        if len(special) == len(found):
+            return plan_field(field, special.__getitem__)
+        return plan_field(field, lambda text: self.tokenizer.encode(text).ids)
 
 
 class LocalTask:
@@ -139,9 +178,7 @@ class LocalTask:
                 f"task {task.name}: the encoder takes {self.encoder.num_channels} channels, the task has "
                 f"{task.signal.num_channels}"
             )
-        self.plans: dict[str, FieldPlan] = {
-            field.name: plan_field(field, lambda text: bundle.tokenizer.encode(text).ids) for field in task.fields
-        }
+        self.plans: dict[str, FieldPlan] = {field.name: bundle.plan(task, field) for field in task.fields}
         # One position for the prefix; checked here, so that no session meets the end of the context half way.
         needed = 1 + task.num_bins + max(len(plan.forced) for plan in self.plans.values())
         if bundle.backend.context_length < needed:
@@ -172,6 +209,25 @@ class LocalTask:
         if values.shape != (len(names),) or not np.isfinite(values).all():
             raise ShapeError(f"static features: expected {len(names)} finite numbers {list(names)}, got {values}")
         return TaskSession(self, values)
+
+    def word_session(self, static: FloatArray) -> WordSession:
+        """Start a patient in observation words, for runtimes that take token ids alone.
+
+        Args:
+            static: (S,) static features in the task's order.
+
+        Raises:
+            RecipeError: the task has no such door.
+        """
+        return WordSession(self.word_door(), self.bundle.backend.session(), static)
+
+    def word_door(self) -> WordDoor:
+        """The door of observation words.
+
+        Raises:
+            RecipeError: the task has none.
+        """
+        return WordDoor(self.task, self.plans, self.bundle.tokenizer.token_to_id)
 
     def logits(self, channels: FloatArray, static: FloatArray, bins: Sequence[int]) -> dict[str, FloatArray]:
         """Deciding logits of a whole record at several bins, in one pass; for evaluation.
@@ -271,7 +327,8 @@ class TaskSession:
         begun = time.perf_counter()
         answers = {field.name: self._answer(field.name) for field in self._local.task.fields}
         for field in self._local.task.fields:
-            validate_answer(field, answers[field.name].probabilities, answers[field.name].choice)
+            answer = answers[field.name]
+            validate_answer(field, answer.probabilities, answer.choice, self._group(field))
         return Decision(self._local.task.name, self.bins, answers, (time.perf_counter() - begun) * 1e3)
 
     def effects(self, field: str) -> dict[str, float]:
@@ -316,12 +373,17 @@ class TaskSession:
     def _answer(self, name: str) -> Answer:
         plan, field = self._local.plans[name], self._local.task.field(name)
         logits = self._trunk.score(list(plan.forced), [plan.at])[0]
-        return answer_field(field, logits[list(plan.deciding)])
+        return answer_field(field, logits[list(plan.deciding)], self._group(field))
+
+    def _group(self, field: Field) -> str | None:
+        """Group of the field's promise that is in force now."""
+        return None if field.conformal is None else field.conformal.group_at(self.bins)
 
     def _margin(self, name: str, logits: FloatArray) -> float:
-        """Log-odds of the positive choice against all others."""
+        """Log-odds of the positive choice against all others; before an isotonic map, whose steps would hide effects."""
         plan, field = self._local.plans[name], self._local.task.field(name)
         asked = logits[list(plan.deciding)].astype(np.float64) / field.temperature
+        asked += np.array(field.bias or 0.0)
         positive = field.choices.index(field.positive)
         others = np.delete(asked, positive)
         return float(asked[positive] - others.max() - np.log(np.exp(others - others.max()).sum()))
@@ -338,6 +400,9 @@ def check_bundle(path: Path) -> None:
     bundle = open_bundle(path, unsafe_skip_verification=True)
     for name in bundle.manifest.tasks:
         local = bundle.task(name)
+        if isinstance(local, LocalTextTask):
+            local.decide(local.task.question or name)
+            continue
         session = local.session([0.0] * len(local.task.signal.static))
         for parameter, grid in zip(local.task.signal.parameters, local.task.signal.grids, strict=True):
             session.observe(parameter, grid.values[len(grid.values) // 2])

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import SignalSpec
+from smallhold.decide.words import WordSpec
 from smallhold.errors import RecipeError
 from smallhold.records import canonical_json
 
 FORMAT = "smallhold.task/1"
+_SIGNAL_MEMBERS = ("signal", "num_bins", "horizons", "encoder", "baseline", "comparators")
+
+#: The signal door of a task that has none.
+NO_SIGNAL = SignalSpec((), (), 60, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +45,91 @@ class Comparator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextDoor:
+    """How a text reaches the two paths of a task, and how much each path says.
+
+    The trunk reads <bos>, the marker, the text's tokens and the marker again; the logits are read there. The
+    deciding logits are trunk_weight * trunk + ngram_weight * n-grams, with weights fitted on the calibration split.
+
+    Attributes:
+        marker: Special token of the tokenizer, for example `<triage>`.
+        max_tokens: Tokens of the text that the trunk reads; a longer text is cut behind them.
+        ngrams: Path of the n-gram classifier in the bundle, or None.
+        trunk_weight: 0 or more; at 0 the trunk is not run.
+        ngram_weight: 0 or more; 0 without a classifier.
+    """
+
+    marker: str
+    max_tokens: int
+    ngrams: str | None = None
+    trunk_weight: float = 1.0
+    ngram_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a door that leads nowhere."""
+        for name, text in (("marker", self.marker), ("ngrams", self.ngrams)):
+            if not (isinstance(text, str) and text) and not (name == "ngrams" and text is None):
+                raise RecipeError(f"text door: {name}: expected text, got {text!r}")
+        if type(self.max_tokens) is not int or self.max_tokens < 1:
+            raise RecipeError(f"text door: max_tokens: expected a positive integer, got {self.max_tokens!r}")
+        weights = (self.trunk_weight, self.ngram_weight)
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise RecipeError(f"text door: expected two weights of 0 or more, not both 0, got {weights}")
+        if self.ngrams is None and self.ngram_weight:
+            raise RecipeError(f"text door: an n-gram weight of {self.ngram_weight} needs an n-gram classifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One question to one base.
+    """One question to one base, through exactly one door: readings (`signal`) or a text (`text`).
 
     Attributes:
         name: For example `icu-risk`.
         sector: Folder under `sectors/`.
         question: The question in words.
         fields: Decision schema.
-        signal: The signal door.
+        condition: What the task watches for, as an alert names it.
+        text: The text door; None when the task reads signals.
+        signal: The signal door; `NO_SIGNAL` when the task reads text, and what follows is then left at its default.
         num_bins: Bins that the task answers for; the prefix comes before them.
         horizons: Bins at which the task is measured.
+        words: How the same readings are written in observation words, for a runtime that takes token ids alone; None
+            when the trunk never learnt them.
         encoder: Path of the signal encoder in the bundle.
         baseline: Path of the baseline trees in the bundle, or None.
         comparators: Other model or score to hour (as text, JSON's keys) to fitted comparator.
-        condition: What the task watches for, as an alert names it.
     """
 
     name: str
     sector: str
     question: str
     fields: tuple[Field, ...]
-    signal: SignalSpec
-    num_bins: int
-    horizons: tuple[int, ...]
-    encoder: str
-    baseline: str | None
-    comparators: dict[str, dict[str, Comparator]]
     condition: str
+    text: TextDoor | None = None
+    signal: SignalSpec = NO_SIGNAL
+    num_bins: int = 0
+    horizons: tuple[int, ...] = ()
+    words: WordSpec | None = None
+    encoder: str = ""
+    baseline: str | None = None
+    comparators: dict[str, dict[str, Comparator]] = dataclass_field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse members of the wrong type and hours that the task does not answer for."""
+        """Refuse members of the wrong type, two doors or none, and hours that the task does not answer for."""
         texts = {name: getattr(self, name) for name in ("name", "sector", "question", "encoder", "condition")}
         if self.baseline is not None:
             texts["baseline"] = self.baseline
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise RecipeError(f"task file: {name}: expected text, got {text!r}")
-        if type(self.num_bins) is not int or self.num_bins < 1:
+        if (self.text is None) != bool(self.signal.parameters):
+            raise RecipeError(f"task {self.name}: expected exactly one door, signal or text")
+        if self.text is not None:
+            if self.words or any(getattr(self, item.name) for item in fields(self) if item.name in _SIGNAL_MEMBERS[1:]):
+                raise RecipeError(f"task {self.name}: a text task has no {', '.join(_SIGNAL_MEMBERS[1:])}")
+            if len(self.fields) != 1:
+                raise RecipeError(f"task {self.name}: a text task has one field, got {len(self.fields)}")
+        elif type(self.num_bins) is not int or self.num_bins < 1:
             raise RecipeError(f"task {self.name}: num_bins: expected a positive integer, got {self.num_bins!r}")
         if any(type(hour) is not int or not 1 <= hour <= self.num_bins for hour in self.horizons):
             raise RecipeError(
@@ -107,6 +160,15 @@ class Task:
                 model: {hour: asdict(item) for hour, item in hours.items()} for model, hours in self.comparators.items()
             },
         }
+        if self.words is None:
+            del value["words"]
+        else:
+            value["words"] = self.words.to_json()
+        if self.text is None:
+            del value["text"]
+        else:
+            value = {name: item for name, item in value.items() if name not in _SIGNAL_MEMBERS}
+            value["text"] = asdict(self.text)
         return canonical_json(value)
 
     @classmethod
@@ -123,8 +185,14 @@ class Task:
             value["fields"] = tuple(
                 Field(**{**item, "choices": _tuple(item["choices"])}) for item in _tuple(value["fields"])
             )
+            if "text" in value:
+                return cls(**{**value, "text": TextDoor(**value["text"])})
+            if absent := [name for name in _SIGNAL_MEMBERS if name not in value]:
+                raise RecipeError(f"task file: malformed: lacks {', '.join(absent)}")
             value["signal"] = SignalSpec.from_json(value["signal"])
             value["horizons"] = _tuple(value["horizons"])
+            if "words" in value:
+                value["words"] = WordSpec.from_json(value["words"])
             value["comparators"] = {
                 model: {hour: Comparator(**item) for hour, item in hours.items()}
                 for model, hours in value["comparators"].items()

@@ -1,7 +1,7 @@
 """Read GGUF weight files: metadata, and tensors as float32 arrays.
 
 Source: github.com/ggml-org/ggml, docs/gguf.md, version 3, little endian. Only the tensor types that this project
-writes are read: F32, F16, Q8_0.
+writes are read: F32, F16, Q8_0, Q4_0.
 
 Names and layout are llama.cpp's, so that it reads the same file. In that layout the rows of the query and key
 matrices are permuted, because llama.cpp rotates neighbouring pairs where Hugging Face rotates halves;
@@ -22,7 +22,9 @@ from smallhold.errors import BackendError
 MAGIC = b"GGUF"
 VERSION = 3
 #: ggml type number: (name, numbers per block, bytes per block)
-TENSOR_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}
+TENSOR_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 8: ("Q8_0", 32, 34)}
+#: Integers 0 to 15 around 8: the low halves of the bytes are weights 0 to 15 of the group, the high halves 16 to 31.
+Q4_0_BLOCK = np.dtype([("scale", "<f2"), ("values", "u1", (16,))])
 Q8_0_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -81,7 +83,7 @@ def _read(data: memoryview) -> GgufFile:
     tensors, encodings = {}, {}
     for name, shape, kind, offset in infos:
         if kind not in TENSOR_TYPES:
-            raise BackendError(f"tensor {name}: type number {kind} is not one of F32, F16, Q8_0")
+            raise BackendError(f"tensor {name}: type number {kind} is not one of F32, F16, Q8_0, Q4_0")
         encodings[name], block, block_bytes = TENSOR_TYPES[kind]
         size = int(np.prod(shape)) // block * block_bytes
         raw = data[base + offset : base + offset + size]
@@ -119,6 +121,10 @@ def _to_float32(raw: memoryview, encoding: str) -> NDArray[np.float32]:
     if encoding == "Q8_0":
         blocks = np.frombuffer(raw, Q8_0_BLOCK)
         return (blocks["values"].astype(np.float32) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
+    if encoding == "Q4_0":
+        blocks = np.frombuffer(raw, Q4_0_BLOCK)
+        steps = np.concatenate([blocks["values"] & 15, blocks["values"] >> 4], axis=1).astype(np.float32) - 8
+        return (steps * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
     return np.frombuffer(raw, "<f4" if encoding == "F32" else "<f2").astype(np.float32)
 
 

@@ -87,8 +87,8 @@ def test_a_graph_that_is_not_ours_is_refused() -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 10**12), "truncated inside a string"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 99), "unknown value type 99"),
         (
-            b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 32, 2, 0),
-            "tensor t: type number 2 is not one of F32, F16, Q8_0",
+            b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 32, 3, 0),
+            "tensor t: type number 3 is not one of F32, F16, Q8_0, Q4_0",
         ),
         (
             b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 2**62, 0, 0),

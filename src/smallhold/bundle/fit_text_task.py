@@ -1,0 +1,98 @@
+"""Fit a text task on the calibration split: how much each of its two paths says, then its calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from smallhold.bundle.calibrate import Calibration, calibrate_field, summarize
+from smallhold.decide.text_task import LocalTextTask
+from smallhold.errors import DataError, ShapeError
+from smallhold.sectors.text_task import TextExample
+
+_BLOCK = 64
+
+#: Where both paths are always right, the most likely weights are infinite.
+_MOST = 50.0
+#: So that some path is asked where neither says anything about the labels.
+_LEAST = 1e-3
+
+
+def fit_text_task(
+    local: LocalTextTask, examples: Sequence[TextExample], *, alpha: float, progress: Callable[[str, int, int], None]
+) -> Calibration:
+    """Weigh the paths, then calibrate the field, with the model as it ships.
+
+    Args:
+        local: The task of an opened bundle; its own weights are not used.
+        examples: Of the calibration split alone.
+        alpha: See `calibrate_field`.
+        progress: Called with a caption, texts done and texts in all.
+
+    Raises:
+        DataError: the split is empty, has a label that is no choice, or a single label.
+    """
+    task, field, door = local.task, local.field, local.door
+    if unknown := sorted({example.label for example in examples} - set(field.choices)):
+        raise DataError(f"task {task.name}: calibration labels {unknown} are not among its choices")
+    labels = np.array([field.choices.index(example.label) for example in examples], dtype=np.int64)
+    blocks = []
+    for start in range(0, len(examples), _BLOCK):
+        texts = [example.text for example in examples[start : start + _BLOCK]]
+        blocks.append(local.logits(texts, "trunk"))
+        progress(f"texts of {task.name}", min(start + _BLOCK, len(examples)), len(examples))
+    trunk = np.concatenate(blocks) if blocks else np.zeros((0, len(field.choices)))
+    weights = (1.0, 0.0)
+    if local.ngrams is not None:
+        ngrams = local.logits([example.text for example in examples], "ngrams")
+        weights = fit_path_weights(trunk, ngrams, labels)
+        logits = weights[0] * trunk + weights[1] * ngrams
+    else:
+        logits = trunk
+    # Texts that the split keeps together, such as one headline posted twice, count as one.
+    units = np.unique([example.group for example in examples], return_inverse=True)[1]
+    fitted = calibrate_field(field, logits, labels, alpha=alpha, units=units)
+    door = replace(door, trunk_weight=weights[0], ngram_weight=weights[1])
+    return Calibration(replace(task, fields=(fitted,), text=door), summarize(fitted, logits, labels))
+
+
+def fit_path_weights(
+    trunk: NDArray[np.floating], ngrams: NDArray[np.floating], labels: NDArray[np.integer]
+) -> tuple[float, float]:
+    """The a, b >= 0 that make softmax(a * trunk + b * ngrams) most likely.
+
+    A logistic regression without intercept on two numbers a choice (conditional logit, McFadden 1974): the negative
+    log-likelihood is convex, so there is one answer. A path that adds nothing gets exactly 0.
+
+    Args:
+        trunk: (N, K) logits.
+        ngrams: (N, K) logits.
+        labels: (N,) index of the true choice.
+
+    Raises:
+        ShapeError: the three do not belong together.
+        DataError: no rows.
+    """
+    if trunk.ndim != 2 or trunk.shape != ngrams.shape or labels.shape != (len(trunk),):
+        raise ShapeError(
+            f"path weights: expected (N, K), (N, K), (N,), got {trunk.shape}, {ngrams.shape}, {labels.shape}"
+        )
+    if not len(labels):
+        raise DataError("path weights: the calibration split is empty")
+    paths = np.stack([trunk, ngrams]).astype(np.float64)  # (2, N, K)
+    rows = np.arange(len(labels))
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        log_p = log_softmax(np.tensordot(weights, paths, 1), axis=1)
+        excess = np.exp(log_p)
+        excess[rows, labels] -= 1  # derivative by each logit
+        return -float(log_p[rows, labels].mean()), (paths * excess).sum(axis=(1, 2)) / len(labels)
+
+    found = minimize(loss, np.array([0.5, 0.5]), jac=True, method="L-BFGS-B", bounds=[(0.0, _MOST)] * 2)
+    a, b = (round(float(weight), 6) for weight in found.x)
+    return (a, b) if a or b else (0.0, _LEAST)
