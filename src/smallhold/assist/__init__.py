@@ -3,6 +3,8 @@
 from smallhold.assist.alarm import AlarmChange, AlarmManager, AlarmTimes, Change, Harm, Onset, priority_of
 from smallhold.assist.bedside import Bedside, Ward
 from smallhold.assist.context import Context
+from smallhold.assist.drift import DriftMonitor
+from smallhold.assist.drift_reference import DriftReference, fit_drift_reference
 from smallhold.assist.floor import FloorRules, FloorState, PartWords, ScoreRule, propose
 from smallhold.assist.gate import Gate, Limits, Tolerances, reason_id
 from smallhold.assist.policy import Profile, decide, load_profile
@@ -18,6 +20,8 @@ __all__ = [
     "Bedside",
     "Change",
     "Context",
+    "DriftMonitor",
+    "DriftReference",
     "FloorRules",
     "FloorState",
     "Gate",
@@ -37,6 +41,7 @@ __all__ = [
     "Ward",
     "Watchdog",
     "decide",
+    "fit_drift_reference",
     "load_profile",
     "priority_of",
     "propose",

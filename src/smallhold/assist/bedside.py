@@ -16,6 +16,11 @@ What the model's silence means:
 * An abstention with a risk at or above the threshold calls people as urgently as an answer would.
 * A model that is missing or fails is a technical alert, raised once until it answers again.
 * The floor's suggestions, and every alert raised meanwhile, are marked `is_degraded`.
+* A model whose ward has drifted is demoted: it is asked and its answers are journalled, but they call nobody and take
+  nothing back, until a person acknowledges the drift. One technical alert says why.
+
+In silent mode the model is on trial: nothing that it says, or fails to say, reaches a person, and the floor is that of
+a ward without a model. What it would have said is in `Step.withheld`.
 """
 
 from __future__ import annotations
@@ -28,11 +33,13 @@ from typing import Literal
 from smallhold.assist.alarm import AlarmChange, AlarmManager, AlarmTimes, Harm, Onset, priority_of, urgency
 from smallhold.assist.consult import Consultation
 from smallhold.assist.context import Context
+from smallhold.assist.drift import DriftMonitor
 from smallhold.assist.floor import FloorRules, FloorState, propose
 from smallhold.assist.gate import Gate, Limits, Tolerances, reason_id
 from smallhold.assist.policy import Profile, decide
 from smallhold.assist.specialist import Question, Specialist, Watchdog
 from smallhold.assist.step import Step, trace_id
+from smallhold.assist.supervision import Supervision
 from smallhold.errors import InputError
 from smallhold.records import (
     ActionClass,
@@ -52,6 +59,7 @@ from smallhold.records import (
 )
 
 MODEL_UNAVAILABLE = "model-unavailable"
+MODEL_DRIFTED = "model-drifted"
 JOURNAL_UNAVAILABLE = "journal-unavailable"
 SIGNAL_STALE = "signal-stale"
 
@@ -146,12 +154,30 @@ class Bedside:
         self._standing: dict[tuple[str, str], Proposal] = {}
         self._asked: dict[tuple[str, str], Priority] = {}
         self._conditions: set[str] = set()
+        self._supervision = Supervision(ward.alarm_times)
+
+    def supervise(self, drift: DriftMonitor | None = None, *, is_silent: bool = False) -> None:
+        """Put the model under supervision; call it before the first event.
+
+        Args:
+            drift: Shared by all beds of the ward. When it has drifted, the model is demoted.
+            is_silent: The model is on trial and calls nobody.
+
+        Raises:
+            InputError: the bed has seen events already.
+        """
+        if self._number:
+            raise InputError("supervise: expected a bed that has seen no event yet")
+        self._supervision = Supervision(self.ward.alarm_times, drift, is_silent=is_silent)
 
     @property
     def is_degraded(self) -> bool:
-        """True while the floor speaks alone."""
-        consultation = self._consultation
-        return consultation is None or not consultation.is_answering or consultation.has_abstained
+        """True while the floor speaks alone although a model was to speak beside it; in silent mode none was."""
+        consultation, supervision = self._consultation, self._supervision
+        if supervision.is_silent:
+            return False
+        is_speaking = consultation is not None and consultation.is_answering and not consultation.has_abstained
+        return not is_speaking or supervision.is_withheld
 
     def note_journal_failure(self) -> None:
         """The audit trail could not be written: A3 and above are forbidden from now on, and people are told."""
@@ -229,6 +255,8 @@ class Bedside:
             self._has_clock_fault = any(reason_id(reason) in _CLOCK_REASONS for reason in gate.reasons)
             if value is not None:
                 self._take_in(observation, value)
+            else:
+                self._supervision.refuse(observation.code, gate.reasons)
         # (2) The floor.
         scores = self._floor.scores(t_ms, provenance)
         # (3) The specialist.
@@ -241,10 +269,15 @@ class Bedside:
                 answer = self._consultation.close_bin(t_ms, provenance, recorded_error=error, is_repeat=is_repeat)
                 latency_ms["decision"] = (self._monotonic() - started) * 1e3
         risk = replace(answer, latency_ms=latency_ms["decision"]) if isinstance(answer, Risk) else None
+        if observation is None:
+            self._supervision.close_bin(risk, ward.question)
+        drift = self._supervision.take_changes()
         # (4) Suggestions.
         fresh = self._suggest_floor(scores)
         reason: Card | str | None = None
-        if risk is not None:
+        if risk is not None and self._supervision.is_withheld:
+            self._withhold(risk)
+        elif risk is not None:
             explaining = self._monotonic()
             model_fresh, reason = self._suggest_model(risk, recorded)
             fresh += model_fresh
@@ -254,6 +287,7 @@ class Bedside:
         verdicts = tuple(self.judge(proposal) for proposal in fresh)
         # (5) Alarms.
         changes, asks = self._alarm(t_ms, provenance)
+        withheld = self._supervision.follow(t_ms, provenance)
         latency_ms["step"] = (self._monotonic() - started) * 1e3
         return Step(
             run_id=ward.run_id,
@@ -274,6 +308,8 @@ class Bedside:
             verdicts=verdicts,
             asks=asks,
             changes=changes,
+            withheld=withheld,
+            drift=drift,
             latency_ms=latency_ms,
         )
 
@@ -286,6 +322,7 @@ class Bedside:
         if code in self._last_seen_ms:
             self._last_seen_ms[code] = max(self._last_seen_ms[code], t_ms)
         self._bin_observations.append(observation.id)
+        self._supervision.observe(code, value)
         if self._consultation is not None:
             self._consultation.observe(code, value, t_ms)
 
@@ -299,6 +336,13 @@ class Bedside:
         )
         self._bin_start_ms, self._bin_observations = t_ms, []
         return window
+
+    def _withhold(self, risk: Risk) -> None:
+        """Keep what the model suggests from people; what stood before it was withheld goes on standing."""
+        consultation, supervision = self._consultation, self._supervision
+        if consultation is not None:
+            earlier = supervision.suggestion
+            supervision.suggestion = consultation.suggest(risk, earlier=earlier, is_degraded=self.is_degraded)
 
     def _suggest_floor(self, scores: ScoreSet) -> tuple[Proposal, ...]:
         proposal = propose(self.ward.rules, scores, self._readings, is_degraded=self.is_degraded)
@@ -344,10 +388,8 @@ class Bedside:
 
     def _suggest_technical(self, t_ms: int, provenance: Provenance) -> tuple[Proposal, ...]:
         faults = {f"{SIGNAL_STALE}:{code}": f"No usable reading of {code}" for code in self._stale_signals(t_ms)}
-        if self._consultation is None:
-            faults[MODEL_UNAVAILABLE] = "There is no model; the deterministic scores go on alone"
-        elif not self._consultation.is_answering:
-            faults[MODEL_UNAVAILABLE] = "The model does not answer; the deterministic scores go on alone"
+        if not self._supervision.is_silent:
+            faults |= self._model_faults()
         if self._has_journal_failed:
             faults[JOURNAL_UNAVAILABLE] = "The journal cannot be written; orders and treatment are locked"
         gone = [condition for source, condition in self._standing if source == "gate" and condition not in faults]
@@ -370,6 +412,16 @@ class Bedside:
                 )
                 fresh += self._stand("gate", condition, proposal)
         return fresh
+
+    def _model_faults(self) -> dict[str, str]:
+        faults = {}
+        if self._consultation is None:
+            faults[MODEL_UNAVAILABLE] = "There is no model; the deterministic scores go on alone"
+        elif not self._consultation.is_answering:
+            faults[MODEL_UNAVAILABLE] = "The model does not answer; the deterministic scores go on alone"
+        if self._supervision.fault is not None:
+            faults[MODEL_DRIFTED] = self._supervision.fault
+        return faults
 
     def _stale_signals(self, t_ms: int) -> list[str]:
         return [

@@ -46,7 +46,10 @@ class ReplayPlan:
         streams: Patient -> readings in order of arrival, on a clock that starts at 0; read once, when the bed is free.
         num_bins: Bins per patient; readings after the last are not replayed.
         bin_ms: Length of a bin.
-        beds: Patients that lie on the ward at the same time; bounds the memory, not the result for any patient.
+        beds: Patients that lie on the ward at the same time; bounds the memory, not the result for any patient
+            (unless drift is watched, which is one thing for the whole ward).
+        supervision: How the model is supervised (`Bedside.supervise`): `silent`, a drift reference's digest, both in
+            one text, or nothing. A run under another supervision is another run.
     """
 
     bundle: str | None
@@ -56,6 +59,7 @@ class ReplayPlan:
     num_bins: int
     bin_ms: int = _HOUR_MS
     beds: int = 100
+    supervision: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a plan without events."""
@@ -69,7 +73,8 @@ class ReplayPlan:
 
     def identity(self) -> dict[str, object]:
         """What the run id is made of, the attempt apart."""
-        return {
+        supervised = {"supervision": self.supervision} if self.supervision else {}
+        return supervised | {
             "bundle": self.bundle,
             "profile": self.profile,
             "data_set": self.data_set,

@@ -131,16 +131,17 @@ class Tally:
             alerts={priority: dict(sorted(sources.items())) for priority, sources in sorted(self.alerts.items())},
             escalations=self.escalations,
             degraded_steps=self.degraded_steps,
-            step=_latency(self.latencies["step"]),
-            decision=_latency(self.latencies["decision"]),
-            explain=_latency(self.latencies["explain"]),
+            step=latency_of(self.latencies["step"]),
+            decision=latency_of(self.latencies["decision"]),
+            explain=latency_of(self.latencies["explain"]),
             wall_seconds=wall_seconds,
             events_per_second=live / wall_seconds if wall_seconds > 0 else 0.0,
             journal_error=journal_error,
         )
 
 
-def _latency(values: Sequence[float]) -> Latency:
+def latency_of(values: Sequence[float]) -> Latency:
+    """Quantiles of measured milliseconds."""
     if not values:
         return Latency(0, 0.0, 0.0, 0.0)
     p50, p99 = np.percentile(values, (50, 99))

@@ -10,10 +10,11 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from smallhold.assist.alarm import AlarmChange, Change
+from smallhold.assist.drift import DriftChange, DriftState
 from smallhold.errors import InputError, JournalError
 from smallhold.records import (
     ActionClass,
@@ -65,6 +66,8 @@ class Step:
         verdicts: What the policy made of each of them, in the same order.
         asks: Questions to people that follow.
         changes: What happened to alerts.
+        withheld: What would have happened to alerts of the model alone, had it been allowed to call people.
+        drift: Changes of the drift monitors since the last step of the ward.
         latency_ms: `step`, `decision` and `explain`, as far as they happened; differs from run to run.
     """
 
@@ -86,6 +89,8 @@ class Step:
     verdicts: tuple[Verdict, ...] = ()
     asks: tuple[Ask, ...] = ()
     changes: tuple[AlarmChange, ...] = ()
+    withheld: tuple[AlarmChange, ...] = ()
+    drift: tuple[DriftChange, ...] = ()
     latency_ms: Mapping[str, float]
 
     @property
@@ -109,15 +114,8 @@ class Step:
             "observation": _pack_observation(self.observation, self.provenance),
             **{name: _pack(getattr(self, name), self.provenance) for name in _RECORDS},
             **{name: [_pack(item, self.provenance) for item in getattr(self, name)] for name in _LISTS},
-            "changes": [
-                {
-                    "change": item.change.value,
-                    "t_ms": item.t_ms,
-                    "actor": item.actor,
-                    "alert": _pack(item.alert, self.provenance),
-                }
-                for item in self.changes
-            ],
+            **{name: [_pack_change(item, self.provenance) for item in getattr(self, name)] for name in _CHANGES},
+            "drift": [asdict(item) for item in self.drift],
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         provenance = {item.name: getattr(self.provenance, item.name) for item in fields(Provenance)}
@@ -150,6 +148,7 @@ _PLAIN: dict[str, type | types.UnionType] = {
 }
 _RECORDS: dict[str, type] = {"gate": GateResult, "window": Window, "scores": ScoreSet, "risk": Risk, "card": Card}
 _LISTS: dict[str, type] = {"proposals": Proposal, "verdicts": Verdict, "asks": Ask}
+_CHANGES = ("changes", "withheld")
 
 
 def trace_id(run_id: str, patient: str, number: int) -> str:
@@ -170,6 +169,11 @@ def _pack(record: Any, shared: Provenance) -> dict[str, Any] | None:
     return value
 
 
+def _pack_change(item: AlarmChange, shared: Provenance) -> dict[str, Any]:
+    alert = _pack(item.alert, shared)
+    return {"change": item.change.value, "t_ms": item.t_ms, "actor": item.actor, "alert": alert}
+
+
 def _pack_observation(observation: Observation | None, shared: Provenance) -> dict[str, Any] | None:
     value = _pack(observation, shared)
     if value is not None and not math.isfinite(value["value"]):
@@ -182,6 +186,14 @@ def _unpack(cls: type[R], value: dict[str, Any], shared: dict[str, Any]) -> R:
     if not isinstance(record, cls):
         raise InputError(f"expected a {cls.__name__}, got {value['schema']!r}")
     return record
+
+
+def _unpack_change(item: dict[str, Any], shared: dict[str, Any]) -> AlarmChange:
+    return AlarmChange(Change(item["change"]), item["t_ms"], _unpack(Alert, item["alert"], shared), item["actor"])
+
+
+def _unpack_drift(item: dict[str, Any]) -> DriftChange:
+    return DriftChange(**{**item, "state": DriftState(item["state"])})
 
 
 def _read(value: Any) -> Step:
@@ -199,7 +211,8 @@ def _read(value: Any) -> Step:
         observation = {**observation, "value": float(observation["value"])}
     records: dict[str, Any] = {n: _unpack(cls, value[n], shared) for n, cls in _RECORDS.items() if n in value}
     lists: dict[str, Any] = {
-        name: tuple(_unpack(cls, item, shared) for item in value.get(name, ())) for name, cls in _LISTS.items()
+        **{name: tuple(_unpack(cls, item, shared) for item in value.get(name, ())) for name, cls in _LISTS.items()},
+        **{name: tuple(_unpack_change(item, shared) for item in value.get(name, ())) for name in _CHANGES},
     }
     return Step(
         **{name: value[name] for name in _PLAIN},
@@ -207,9 +220,6 @@ def _read(value: Any) -> Step:
         observation=None if observation is None else _unpack(Observation, observation, shared),
         **records,
         **lists,
-        changes=tuple(
-            AlarmChange(Change(item["change"]), item["t_ms"], _unpack(Alert, item["alert"], shared), item["actor"])
-            for item in value.get("changes", ())
-        ),
+        drift=tuple(_unpack_drift(item) for item in value.get("drift", ())),
         latency_ms=value["latency_ms"],
     )
