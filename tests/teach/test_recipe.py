@@ -3,7 +3,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from smallhold.errors import RecipeError
-from smallhold.teach.recipe import parse_recipe, read_recipe, recipe_of_run, shipped_recipes
+from smallhold.teach.joint_recipe import is_joint, read_joint_recipe
+from smallhold.teach.pretrain_recipe import read_pretrain_recipe
+from smallhold.teach.recipe import parse_recipe, read_recipe, recipe_of_run
+from smallhold.teach.recipe_file import shipped_recipes
 
 SMALLEST = '[task]\nsector = "hospital"\nname = "icu-risk"\n[bundle]\nname = "x"\n'
 
@@ -15,12 +18,19 @@ def test_the_smallest_recipe_takes_every_default():
 
 def test_every_shipped_recipe_parses_and_survives_being_written_into_a_run():
     assert "icu-risk" in shipped_recipes()
-    for name in shipped_recipes():
+    for name in ("icu-risk",):
         recipe = read_recipe(name)
         assert (
             recipe_of_run(asdict(recipe) | {"teacher": listed(recipe.teacher), "student": listed(recipe.student)})
             == recipe
         )
+
+
+def test_every_shipped_recipe_is_of_one_kind_and_parses():
+    readers = {"base": read_pretrain_recipe, "hospital": read_joint_recipe, "finance": read_joint_recipe}
+    for name in shipped_recipes():
+        readers.get(name, read_recipe)(name)
+        assert is_joint(name) == (readers.get(name) is read_joint_recipe)
 
 
 def listed(config):
@@ -103,7 +113,7 @@ def test_a_recipe_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"absent\.toml: no such file") as raised:
         read_recipe(tmp_path / "absent.toml")
     assert raised.value.hint == "smallhold teach list"
-    with pytest.raises(RecipeError, match=r"recipe 'icu-rsk': expected a \.toml file or one of icu-risk"):
+    with pytest.raises(RecipeError, match=r"recipe 'icu-rsk': expected a \.toml file or one of base, finance, hosp"):
         read_recipe("icu-rsk")
 
 

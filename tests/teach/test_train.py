@@ -9,7 +9,8 @@ from smallhold.learn.checkpoint import load_signal_model
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.splits import Split
 from smallhold.teach.recipe import read_recipe
-from smallhold.teach.train import digest_stays, fit_signal_spec, make_task, read_summary, run_training
+from smallhold.teach.signal_task import fit_signal_spec, make_task
+from smallhold.teach.train import digest_stays, read_summary, run_training
 
 
 def silent(caption, done, total):

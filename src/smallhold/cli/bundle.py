@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from smallhold.cli.options import home_of
@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="BUNDLE", help="a directory, or a file ending in .zip"
     )
     build.add_argument("--data", type=Path, metavar="DIR", help="the data set of the run; default $SMALLHOLD_DATA")
-    build.add_argument("--fp32", action="store_true", help="ship float32 although the run was quantized")
+    form = build.add_mutually_exclusive_group()
+    form.add_argument(
+        "--bits", type=int, choices=(8, 4), help="which quantized twin to ship; default 8 where it is there"
+    )
+    form.add_argument("--fp32", action="store_true", help="ship float32 although the run was quantized")
     build.add_argument("--version", metavar="X.Y.Z", help="instead of the recipe's version")
     build.add_argument("--no-expiry", action="store_true", help="a bundle that no device refuses for its age")
     build.add_argument("--unsigned", action="store_true", help="leave the signature to `bundle sign`")
@@ -61,58 +65,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, home: Home) -> int:
-    from smallhold.bundle.assemble import BundleRequest, build_bundle
-    from smallhold.bundle.weights import QUANTIZED_FILE
-    from smallhold.cli.teach import load_patients
-    from smallhold.decide.task import Task
-    from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE
-    from smallhold.sectors.hospital import icu_risk
-    from smallhold.sectors.splits import Split
-    from smallhold.teach.card import licence_texts, write_card
-    from smallhold.teach.recipe import recipe_of_run
-    from smallhold.teach.train import digest_stays, read_summary
+    from smallhold.bundle.assemble import build_bundle
+    from smallhold.teach.bundle_request import BundleSource, request_of_run
 
     folder: Path = args.run_folder
-    summary = read_summary(folder)
-    recipe = recipe_of_run(summary.recipe)
-    stays = load_patients(recipe, args.data, simulated=summary.is_simulated and args.data is None)
-    known = [stay for stay in stays if stay.died is not None]
-    if digest_stays(icu_risk.split(known, Split.TRAIN)) != summary.data_digest:
-        raise DataError(
-            f"calibration needs the very data of the run, {summary.data_set}; what was found of {stays[0].data_set} "
-            "differs from it",
-            hint="give its folder with --data DIR",
-        )
-    quantized = folder / "quantized"
-    checkpoint = quantized if quantized.exists() and not args.fp32 else folder / CHECKPOINT_FOLDER
+    checkpoint, encoding = _checkpoint(folder, bits=args.bits, is_fp32=args.fp32)
     created = datetime.now(UTC).replace(microsecond=0)
-    days = 0 if args.no_expiry else recipe.bundle.expires_days
-    request = BundleRequest(
-        checkpoint=checkpoint,
-        trees=folder / TEACHER_FILE,
-        task=Task.from_bytes((folder / "task.json").read_bytes()),
-        name=recipe.bundle.name,
-        version=args.version or recipe.bundle.version,
-        expires=created + timedelta(days=days) if days else None,
-        training_data=(summary.data_set,),
-        licences=licence_texts((summary.data_set,)),
-        card=write_card(summary, encoding="q8_0" if (checkpoint / QUANTIZED_FILE).exists() else "float32"),
-        max_error=recipe.bundle.max_error,
-    )
     progress = ProgressBar()
     try:
+        request, is_simulated = request_of_run(
+            BundleSource(
+                run=folder,
+                checkpoint=checkpoint,
+                encoding=encoding,
+                data_dir=args.data,
+                version=args.version,
+                is_without_expiry=args.no_expiry,
+                created=created,
+            )
+        )
         manifest, fitted = build_bundle(
             request,
-            icu_risk.split(known, Split.CALIBRATION),
             args.out,
-            is_simulated=summary.is_simulated,
+            is_simulated=is_simulated,
             created=created,
             key=None if args.unsigned else home.publisher_key(),
             progress=progress,
         )
     finally:
         progress.close()
-    field = fitted.task.fields[0]
     report = {
         "bundle": str(args.out),
         "name": manifest.name,
@@ -120,26 +101,41 @@ def _build(args: argparse.Namespace, home: Home) -> int:
         "digest": manifest.digest,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "is_signed": not args.unsigned,
-        "temperature": field.temperature,
-        "abstain_below": field.abstain_below,
-        "alert_threshold": field.alert_threshold,
-        "calibration_coverage": fitted.coverage,
-        "calibration_error": fitted.error,
+        "tasks": {
+            name: {
+                "temperature": item.task.fields[0].temperature,
+                "alert_threshold": item.task.fields[0].alert_threshold,
+                "max_error": request.max_error,
+                "coverage": item.coverage,
+                "error": item.error,
+                "is_feasible": item.is_feasible,
+            }
+            for name, item in fitted.items()
+        },
     }
-    if not fitted.is_feasible:
-        note(
-            f"remark: no threshold brings the error down to {recipe.bundle.max_error:g} with half of the "
-            f"answers given; it is {fitted.error:.3f}"
-        )
     if args.json:
         print_json(report)
     else:
-        print(
-            f"{manifest.name} {manifest.version}, {report['bytes']:,} bytes, temperature {field.temperature:.3f}, "
-            f"answers {fitted.coverage:.1%} of the calibration questions with {fitted.error:.1%} wrong"
-        )
-    next_commands(f"smallhold device install {args.out}", f"smallhold evaluate {args.out} --task {icu_risk.NAME}")
+        print(f"{manifest.name} {manifest.version}, {report['bytes']:,} bytes")
+        for name, item in fitted.items():
+            print(f"{name}: answers {item.coverage:.1%} of the calibration questions with {item.error:.1%} wrong")
+            for line in item.summary.lines():
+                print(f"  {line}")
+    next_commands(f"smallhold device install {args.out}", f"smallhold evaluate {args.out} --task {manifest.tasks[0]}")
     return 0
+
+
+def _checkpoint(folder: Path, *, bits: int | None, is_fp32: bool) -> tuple[Path, str]:
+    """The checkpoint of a run that ships, and its encoding."""
+    from smallhold.compress.quantize import twin_folder
+    from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+
+    twin = twin_folder(folder, bits or 8)
+    if is_fp32 or (bits is None and not twin.exists()):
+        return folder / CHECKPOINT_FOLDER, "float32"
+    if not twin.exists():
+        raise DataError(f"{folder}: has no twin in {bits} bits", hint=f"smallhold compress {folder} --bits {bits}")
+    return twin, f"q{bits or 8}_0"
 
 
 def _verify(args: argparse.Namespace, home: Home) -> int:

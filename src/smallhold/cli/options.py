@@ -56,7 +56,8 @@ def open_task(args: argparse.Namespace) -> LocalTask:
 
     home = home_of(args)
     bundle = args.bundle or active_bundle(home)
-    return open_bundle(bundle, backend=args.backend, trusted_keys=args.trusted_keys or home.trust).task(args.task)
+    opened = open_bundle(bundle, backend=args.backend, trusted_keys=args.trusted_keys or home.trust)
+    return opened.signal_task(args.task)
 
 
 def choose_stays(args: argparse.Namespace) -> list[Stay]:

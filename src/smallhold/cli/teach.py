@@ -22,14 +22,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     train.add_argument("--simulated", action="store_true", help="train on the simulated ward although data are there")
     train.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
+    pretrain = actions.add_parser("pretrain", help="train a base model from scratch; run it again to resume")
+    pretrain.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
+    pretrain.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/RECIPE")
+    pretrain.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    pretrain.add_argument(
+        "--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads"
+    )
     listing = actions.add_parser("list", help="recipes that come with the package")
-    for action in (train, listing):
+    for action in (train, pretrain, listing):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    from smallhold.teach.recipe import read_recipe, shipped_recipes
+    from smallhold.teach.joint_recipe import is_joint
+    from smallhold.teach.recipe import read_recipe
+    from smallhold.teach.recipe_file import shipped_recipes
 
     if args.action == "list":
         names = shipped_recipes()
@@ -41,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.threads < 1:
         raise SmallholdError(f"--threads: expected at least 1, got {args.threads}")
+    if args.action == "pretrain":
+        return _pretrain(args)
+    if is_joint(args.recipe):
+        return _train_sector(args)
     recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
     from smallhold.teach.train import run_training
 
@@ -60,6 +73,57 @@ def run(args: argparse.Namespace) -> int:
             f"final loss {summary.loss[-1][1]:.4f}, {summary.training_seconds:.0f} s"
         )
     next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
+    return 0
+
+
+def _train_sector(args: argparse.Namespace) -> int:
+    from smallhold.teach.joint_recipe import read_joint_recipe
+
+    recipe = read_joint_recipe(args.recipe)
+    from smallhold.teach.joint import run_joint
+
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    progress = ProgressBar()
+    try:
+        summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads)
+    finally:
+        progress.close()
+    if args.json:
+        print_json({"run": str(out), **asdict(summary)})
+    else:
+        print(
+            f"trained {', '.join(summary.tasks)} on one trunk, {summary.parameters:,} parameters, "
+            f"{sum(summary.steps.values())} steps, {summary.training_seconds:.0f} s"
+        )
+    next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
+    return 0
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from smallhold.teach.pretrain_recipe import read_pretrain_recipe
+
+    recipe = read_pretrain_recipe(args.recipe)
+    from smallhold.device.durable_file import write_durably
+    from smallhold.teach.joint_card import write_base_card
+    from smallhold.teach.pretrain import run_pretraining
+
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    progress = ProgressBar()
+    try:
+        summary = run_pretraining(recipe, args.data, out, progress=progress, threads=args.threads)
+    finally:
+        progress.close()
+    card = write_base_card(summary)
+    write_durably(out / "checkpoint" / "README.md", [card.encode()], mode=0o644)
+    if args.json:
+        print_json({"run": str(out), **asdict(summary)})
+    else:
+        print(
+            f"read {summary.tokens_read / 1e6:.1f} million tokens "
+            f"({summary.tokens_read / summary.pass_tokens:.2f} passes), {summary.parameters:,} parameters, "
+            f"validation {summary.validation[-1][1]:.3f} bits per byte, {summary.seconds:.0f} s"
+        )
+    next_commands(f"smallhold evaluate {out}/checkpoint")
     return 0
 
 

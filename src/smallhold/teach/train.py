@@ -12,10 +12,7 @@ A run is a folder; each stage writes its own part and can be repeated, replaced 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -24,34 +21,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from smallhold.bundle.calibrate import LEAST_OF_EITHER_OUTCOME
-from smallhold.decide.plan import Field, plan_field
-from smallhold.decide.signal import SignalSpec, encode_stays, fit_rank_gauss
-from smallhold.decide.task import Task
-from smallhold.decide.trees import Trees
+from smallhold.decide.plan import plan_field
+from smallhold.decide.signal import encode_stays
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError
-from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, TEACHER_FILE, read_run_file
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, read_run_file
 from smallhold.learn.checkpoint import save_checkpoint
 from smallhold.learn.loop import LoopConfig, LoopResult, train
 from smallhold.learn.model import SignalModel, TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
-from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.teach.recipe import Recipe
-from smallhold.teach.signal_training import (
-    SignalData,
-    SignalLoss,
-    SyntheticSet,
-    draw_donors,
-    hour_weights,
-    recombine,
-)
-from smallhold.teach.trees import fit_trees, interpolate_hours, out_of_fold_logits
+from smallhold.teach.signal_task import fit_signal_spec, make_task, signal_data, teach_by_trees
+from smallhold.teach.signal_training import SignalLoss
 from smallhold.teach.vocabulary import byte_tokenizer
 from smallhold.version import __version__
 
@@ -133,8 +119,8 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         )
     torch.set_num_threads(threads)
     data_digest = digest_stays(training)
-    identity = {"recipe": recipe.digest, "data": data_digest, "threads": threads, "versions": _versions()}
-    _claim(run, identity)
+    identity = {"recipe": recipe.digest, "data": data_digest, "threads": threads, "versions": library_versions()}
+    claim_folder(run, identity)
 
     progress("reading the hours", 0, 1)
     spec = fit_signal_spec(training)
@@ -144,8 +130,8 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
     died = np.array([bool(stay.died) for stay in training])
     progress("reading the hours", 1, 1)
 
-    soft, trees, teacher_seconds = _teach(recipe, channels, static, died, run, progress)
-    data = _signal_data(recipe, training, channels, static, died, soft, trees)
+    soft, trees, teacher_seconds = teach_by_trees(recipe.teacher, recipe.seed, channels, static, died, run, progress)
+    data = signal_data(recipe.student, recipe.teacher.hours, recipe.seed, training, channels, static, died, soft, trees)
 
     task = make_task(spec)
     tokenizer = byte_tokenizer()
@@ -185,7 +171,7 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
         loss=result.losses,
         teacher_seconds=teacher_seconds,
         training_seconds=result.seconds,
-        versions=_versions(),
+        versions=library_versions(),
     )
     save_checkpoint(model, run / CHECKPOINT_FOLDER, {"recipe_digest": recipe.digest, "data_digest": data_digest})
     write_durably(run / CHECKPOINT_FOLDER / "tokenizer.json", [tokenizer.to_str().encode()], mode=0o644)
@@ -208,35 +194,6 @@ def read_summary(run: Path) -> RunSummary:
         raise DataError(f"run {run}: run.json is malformed: {error}") from error
 
 
-def fit_signal_spec(stays: list[Stay]) -> SignalSpec:
-    """Fit the rank-Gauss transform of every parameter on training patients."""
-    code = np.concatenate([stay.code for stay in stays])
-    value = np.concatenate([stay.value for stay in stays])
-    return SignalSpec(
-        parameters=tuple(parameter.name for parameter in PARAMETERS),
-        grids=tuple(fit_rank_gauss(value[code == i]) for i in range(len(PARAMETERS))),
-        bin_minutes=icu_risk.BIN_MINUTES,
-        static=icu_risk.STATIC_FEATURES,
-    )
-
-
-def make_task(spec: SignalSpec) -> Task:
-    """The task `icu-risk` before anything was calibrated."""
-    return Task(
-        name=icu_risk.NAME,
-        sector="hospital",
-        question=icu_risk.QUESTION,
-        fields=tuple(Field(name=f.name, choices=f.choices, positive=f.positive) for f in icu_risk.SCHEMA),
-        signal=spec,
-        num_bins=icu_risk.NUM_BINS,
-        horizons=icu_risk.HORIZONS_H,
-        encoder=f"gguf/{icu_risk.NAME}.encoder.gguf",
-        baseline=f"baseline/{icu_risk.NAME}.trees.npz",
-        comparators={},
-        condition=icu_risk.CONDITION,
-    )
-
-
 def digest_stays(stays: list[Stay]) -> str:
     """One digest of who the patients are, what was measured and what became of them."""
     state = hashlib.sha256()
@@ -254,7 +211,7 @@ def supports_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """The versions of what shapes the result, this package's included."""
     return {
         "smallhold": __version__,
@@ -264,7 +221,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _claim(run: Path, identity: dict[str, Any]) -> None:
+def claim_folder(run: Path, identity: dict[str, Any]) -> None:
     """Refuse to mix two runs in one folder."""
     path = run / "identity.json"
     run.mkdir(parents=True, exist_ok=True)
@@ -275,101 +232,3 @@ def _claim(run: Path, identity: dict[str, Any]) -> None:
             hint=f"choose another --out, or delete {run}",
         )
     write_durably(path, [wanted], mode=0o644)
-
-
-def _teach(
-    recipe: Recipe,
-    channels: NDArray[np.float16],
-    static: NDArray[np.float32],
-    died: NDArray[np.bool_],
-    run: Path,
-    progress: Progress,
-) -> tuple[NDArray[np.float32], Trees, float]:
-    """Out-of-fold log-odds (N, E), trees, and the seconds spent; each hour is kept on disk as soon as it is done."""
-    config = recipe.teacher
-    folder = run / "teacher"
-    folder.mkdir(exist_ok=True)
-    fold = np.random.default_rng([recipe.seed, 1]).permutation(len(died)) % config.folds
-    columns, seconds = [], 0.0
-    for i, hour in enumerate(config.hours):
-        path = folder / f"out_of_fold_{hour:02d}h.npz"
-        if not path.exists():
-            begun = time.monotonic()
-
-            def forward(done: int, _: int, before: int = i) -> None:
-                progress("teacher, out of fold", before * config.folds + done, config.folds * len(config.hours))
-
-            column = out_of_fold_logits(channels, static, died, fold, config, hour, recipe.seed, forward)
-            _save_part(path, logits=column, seconds=np.array(time.monotonic() - begun))
-        part = _load_part(path)
-        columns.append(part["logits"])
-        seconds += float(part["seconds"])
-    progress("teacher, out of fold", config.folds * len(config.hours), config.folds * len(config.hours))
-    path, time_path = run / TEACHER_FILE, folder / "trees_seconds.npz"
-    if not (path.exists() and time_path.exists()):
-        begun = time.monotonic()
-        trees = fit_trees(
-            channels, static, died, config, recipe.seed, lambda done, total: progress("teacher, all", done, total)
-        )
-        write_durably(path, [trees.to_bytes()], mode=0o644)
-        _save_part(time_path, seconds=np.array(time.monotonic() - begun))
-    seconds += float(_load_part(time_path)["seconds"])
-    return np.stack(columns, axis=1), Trees.from_bytes(path.read_bytes()), seconds
-
-
-def _save_part(path: Path, **arrays: NDArray[Any]) -> None:
-    data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **arrays)
-    write_durably(path, [data.getvalue()], mode=0o644)
-
-
-def _load_part(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: truncated or malformed: {error}", hint=f"delete {path} to make it again") from error
-
-
-def _signal_data(
-    recipe: Recipe,
-    stays: list[Stay],
-    channels: NDArray[np.float16],
-    static: NDArray[np.float32],
-    died: NDArray[np.bool_],
-    soft: NDArray[np.float32],
-    trees: Trees,
-) -> SignalData:
-    student, hours = recipe.student, recipe.teacher.hours
-    teacher = _probability(interpolate_hours(soft, hours, icu_risk.NUM_BINS))
-    target = (1 - student.distill) * died[:, None] + student.distill * teacher
-    unit = np.unique([stay.icu_type for stay in stays], return_inverse=True)[1]
-    synthetic = []
-    rows = np.arange(len(stays))
-    for turn, swap in enumerate(student.swap if student.synthetic_share else ()):
-        rng = np.random.default_rng([recipe.seed, 2, turn])
-        donor, is_swapped = draw_donors(unit, len(PARAMETERS), swap, rng)
-        logits = np.stack(
-            [
-                trees.logit(
-                    np.concatenate(
-                        [
-                            recombine(channels[:, hour - 1 : hour], donor, is_swapped, rows)[:, 0].astype(np.float32),
-                            static,
-                        ],
-                        axis=1,
-                    ),
-                    hour,
-                )
-                for hour in hours
-            ],
-            axis=1,
-        )
-        labelled = _probability(interpolate_hours(logits.astype(np.float32), hours, icu_risk.NUM_BINS))
-        synthetic.append(SyntheticSet(donor, is_swapped, labelled))
-    weights = hour_weights(icu_risk.NUM_BINS, icu_risk.HORIZONS_H)
-    return SignalData(channels, static, target.astype(np.float32), tuple(synthetic), weights)
-
-
-def _probability(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (1 / (1 + np.exp(-logit.astype(np.float64)))).astype(np.float32)

@@ -1,0 +1,277 @@
+"""From texts and patient streams to a base model.
+
+A run is a folder; each stage writes its own part and can be repeated, replaced or read alone::
+
+    run.json             what was run on what, and how it went
+    tokenizer.json       the vocabulary
+    tokens/              the texts and the patients as token ids
+    training/            the slice that an interrupted training continues from
+    checkpoint/          the trained base in Hugging Face's layout, with its signal encoder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from smallhold.decide.signal import CHANNELS, SignalSpec, encode_stays
+from smallhold.decide.words import WordSpec, static_words, words_of_record
+from smallhold.device.durable_file import write_durably
+from smallhold.errors import DataError
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+from smallhold.learn.checkpoint import save_checkpoint
+from smallhold.learn.loop import train
+from smallhold.learn.model import TrunkConfig
+from smallhold.records import canonical_json, sha256_hex
+from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.stays import Stay
+from smallhold.sectors.splits import Split
+from smallhold.teach.corpora import LANGUAGES, Document, load_corpus
+from smallhold.teach.pretrain_recipe import PretrainRecipe
+from smallhold.teach.signal_task import fit_signal_spec
+from smallhold.teach.streams import BaseModel, PackedStream, PatientStream, PretrainingLoss, TokenStore
+from smallhold.teach.train import claim_folder, digest_stays, library_versions, supports_bf16
+from smallhold.teach.vocabulary import BOS, save_tokenizer, token_id, train_tokenizer
+
+Progress = Callable[[str, int, int], None]
+#: Positions: a stay in words and a short note fit; rotary positions beyond the training length are never asked for.
+CONTEXT_LENGTH = 1024
+#: Channels and static features of the smallest signal door, for a model that reads text alone: it is never fed.
+NO_SIGNAL = (len(CHANNELS), 1)
+_VALIDATION_WINDOWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSummary:
+    """What a finished run says of itself; the contents of `run.json`.
+
+    Attributes:
+        recipe: The whole recipe.
+        recipe_digest: Its digest.
+        data_digest: Digest of every training text and reading.
+        documents: Training documents of each data set.
+        training_bytes: Bytes of training text of each language.
+        pass_tokens: Tokens of one pass over texts and patients.
+        tokens_read: Tokens read in all.
+        parameters: Parameters of the trunk.
+        loss: (step, loss in nats) pairs, signal steps included.
+        validation: (step, bits per byte on fixed validation windows) pairs.
+        seconds: Wall time of the training, over all slices.
+        threads: Threads of torch.
+        versions: Versions of the libraries that shape the result.
+    """
+
+    recipe: dict[str, Any]
+    recipe_digest: str
+    data_digest: str
+    documents: dict[str, int]
+    training_bytes: dict[str, int]
+    pass_tokens: int
+    tokens_read: int
+    parameters: int
+    loss: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+    seconds: float
+    threads: int
+    versions: dict[str, str]
+
+
+def run_pretraining(
+    recipe: PretrainRecipe, data_dir: Path | None, run: Path, *, progress: Progress, threads: int = 2
+) -> PretrainSummary:
+    """Carry out a recipe on the training split; continues what an earlier call left.
+
+    Args:
+        recipe: What to do.
+        data_dir: What the user gave as `--data`, or None.
+        run: Folder of the run.
+        progress: Called with a caption, steps done and steps in all.
+        threads: Threads of torch; weights are the same bit for bit only when all slices have the same number.
+
+    Raises:
+        DataError: a data set is missing, or the folder holds another run.
+        InterruptedRun: stopped on request.
+    """
+    torch.set_num_threads(threads)
+    choice = recipe.training
+    progress("reading the texts", 0, 1)
+    documents = load_corpus(data_dir, Split.TRAIN, choice.data_sets)
+    held_out = load_corpus(data_dir, Split.VALIDATION, choice.data_sets)
+    stays = icu_risk.split(icu_risk.load_stays(data_dir), Split.TRAIN) if choice.patients else []
+    data_digest = _digest(documents, stays)
+    # Not the threads: a run of hours is continued with what the machine has left, and the summary says with how many.
+    identity = {"recipe": recipe.claim, "data": data_digest, "versions": library_versions()}
+    claim_folder(run, identity)
+
+    signal = fit_signal_spec(stays) if stays else None
+    words = WordSpec(signal.parameters, signal.static) if signal is not None else None
+    tokenizer = _tokenizer(recipe, documents, words, run, progress)
+    store = _tokens(tokenizer, documents, stays, words, signal, run / "tokens", progress)
+    model = _make_model(recipe, tokenizer, signal)
+    patients = _patients(stays, signal) if signal is not None else None
+    repeats = np.repeat([1, choice.patient_passes], [len(documents), len(stays)])
+    stream = PackedStream(store, repeats, token_id(tokenizer, BOS), recipe.seed)
+    loop = recipe.loop(use_bf16=supports_bf16())
+    result = train(
+        model,
+        PretrainingLoss(
+            stream,
+            patients,
+            batch_size=choice.batch_size,
+            sequence_length=choice.sequence_length,
+            signal_every=choice.signal_every,
+            signal_batch_size=choice.signal_batch_size,
+        ),
+        loop,
+        run / "training" / "state.safetensors",
+        inputs_digest=sha256_hex(canonical_json(identity)),
+        progress=lambda done, total, loss: progress(f"pretraining, loss {loss:.3f}", done, total),
+        slice_seconds=120.0,
+        measure=_validation(tokenizer, held_out, choice.sequence_length),
+    )
+    summary = PretrainSummary(
+        recipe=asdict(recipe),
+        recipe_digest=recipe.digest,
+        data_digest=data_digest,
+        documents={name: sum(d.data_set == name for d in documents) for name in choice.data_sets}
+        | ({stays[0].data_set: len(stays)} if stays else {}),
+        training_bytes={lang: sum(len(d.text.encode()) for d in documents if d.language == lang) for lang in LANGUAGES},
+        pass_tokens=stream.pass_length,
+        tokens_read=round(choice.million_tokens * 1e6),
+        parameters=sum(p.numel() for p in model.trunk.parameters()),
+        loss=result.losses,
+        validation=result.measured,
+        seconds=result.seconds,
+        threads=threads,
+        versions=library_versions(),
+    )
+    about: dict[str, Any] = {
+        "kind": "base",
+        "recipe_digest": recipe.digest,
+        "data_digest": data_digest,
+        "data_sets": list(summary.documents),
+        "tokens_trained": summary.tokens_read,
+        "training_context": choice.sequence_length,
+    }
+    if signal is not None and words is not None:
+        about |= {"signal": signal.to_json(), "words": words.to_json()}
+    save_checkpoint(model, run / CHECKPOINT_FOLDER, about, dtype=torch.float16)
+    save_tokenizer(tokenizer, run / CHECKPOINT_FOLDER, context_length=CONTEXT_LENGTH)
+    write_durably(run / "run.json", [json.dumps(asdict(summary), indent=1).encode()], mode=0o644)
+    return summary
+
+
+def _digest(documents: Sequence[Document], stays: Sequence[Stay]) -> str:
+    state = hashlib.sha256()
+    for document in documents:
+        state.update(canonical_json([document.data_set, document.group, document.language, document.text]))
+    if stays:
+        state.update(digest_stays(list(stays)).encode())
+    return state.hexdigest()
+
+
+def _tokenizer(
+    recipe: PretrainRecipe, documents: Sequence[Document], words: WordSpec | None, run: Path, progress: Progress
+) -> Tokenizer:
+    path = run / "tokenizer.json"
+    if not path.exists():
+        progress("vocabulary", 0, 1)
+        sample = [text for lang in LANGUAGES for text in _sample(documents, lang, recipe.tokenizer.sample_megabytes)]
+        vocabulary = words.vocabulary if words is not None else ()
+        tokenizer = train_tokenizer(sample, vocab_size=recipe.tokenizer.vocab_size, words=vocabulary)
+        write_durably(path, [tokenizer.to_str().encode()], mode=0o644)
+        progress("vocabulary", 1, 1)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises its own untyped exceptions
+        raise DataError(f"{path}: malformed: {error}", hint=f"delete {path} to make it again") from error
+
+
+def _sample(documents: Sequence[Document], language: str, megabytes: int) -> list[str]:
+    """Documents of one language, evenly spaced over the corpora, of about so many million bytes in all."""
+    mine = [d.text for d in documents if d.language == language]
+    share = min(1.0, megabytes * 1e6 / max(1, sum(len(text.encode()) for text in mine)))
+    return [text for i, text in enumerate(mine) if int((i + 1) * share) > int(i * share)]
+
+
+def _tokens(
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    stays: Sequence[Stay],
+    words: WordSpec | None,
+    signal: SignalSpec | None,
+    folder: Path,
+    progress: Progress,
+) -> TokenStore:
+    path = folder / "train.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return TokenStore(stored["ids"], stored["offset"])
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: truncated or malformed: {error}", hint=f"delete {path}") from error
+    ids: list[Sequence[int]] = []
+    block = 512
+    for start in range(0, len(documents), block):
+        batch = tokenizer.encode_batch([d.text for d in documents[start : start + block]], add_special_tokens=False)
+        ids += [encoding.ids for encoding in batch]
+        progress("texts to tokens", min(start + block, len(documents)), len(documents))
+    if words is not None and signal is not None:
+        number = {word: token_id(tokenizer, word) for word in words.vocabulary}
+        ids += [[number[word] for word in stay_words(stay, words, signal)] for stay in stays]
+    store = TokenStore.of(ids)
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, ids=store.ids, offset=store.offset)
+    folder.mkdir(exist_ok=True)
+    write_durably(path, [data.getvalue()], mode=0o644)
+    return store
+
+
+def stay_words(stay: Stay, words: WordSpec, signal: SignalSpec) -> list[str]:
+    """A whole stay in words: what is known on admission, then its cards."""
+    cards = words_of_record(words, signal, stay.minute, stay.code, stay.value)
+    return [*static_words(words, icu_risk.static_features(stay)), *(word for card in cards for word in card)]
+
+
+def _make_model(recipe: PretrainRecipe, tokenizer: Tokenizer, signal: SignalSpec | None) -> BaseModel:
+    torch.manual_seed(recipe.seed)
+    config = TrunkConfig(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=CONTEXT_LENGTH, **asdict(recipe.model)
+    )
+    if signal is None:
+        return BaseModel(config, *NO_SIGNAL)
+    return BaseModel(config, signal.num_channels, len(signal.static))
+
+
+def _patients(stays: Sequence[Stay], signal: SignalSpec) -> PatientStream:
+    events = [(stay.minute, stay.code, stay.value) for stay in stays]
+    channels = encode_stays(signal, events, icu_risk.NUM_BINS).astype(np.float16)
+    return PatientStream(channels, np.stack([icu_risk.static_features(stay) for stay in stays]))
+
+
+def _validation(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> Callable[[nn.Module], float]:
+    """Bits per byte on the beginnings of evenly spaced validation documents: cheap, and the same at every call."""
+    texts = [documents[i].text for i in np.linspace(0, len(documents) - 1, 4 * _VALIDATION_WINDOWS).astype(int)]
+    bos = token_id(tokenizer, BOS)
+    rows = [[bos, *ids][: length + 1] for text in texts if len(ids := tokenizer.encode(text).ids) >= length]
+    windows = torch.tensor(rows[:_VALIDATION_WINDOWS]).reshape(-1, length + 1)
+    num_bytes = sum(len(tokenizer.decode(row[1:]).encode()) for row in windows.tolist())
+
+    def measure(model: nn.Module) -> float:
+        assert isinstance(model, BaseModel)  # noqa: S101 - for the type checker
+        nats = sum(float(model.token_loss(part)) * part[:, 1:].numel() for part in torch.split(windows, 16))
+        return nats / math.log(2) / max(1, num_bytes)
+
+    return measure
