@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench clean
+.PHONY: help demo test lint format docs system bench figures clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs     regenerate the reference of the command line"
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make bench    measure the session against its peers on this machine"
+	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
 
 demo: .venv/demo.stamp
@@ -40,6 +41,9 @@ system:
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py
+
+figures: .venv/test.stamp
+	$(BIN)/python bench/figures.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

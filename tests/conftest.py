@@ -82,12 +82,12 @@ def small_bundle(
     """A whole icu-risk bundle: 8-bit random model, trees grown on 150 simulated patients, fitted on the same ones."""
     import numpy as np
 
-    from smallhold.bundle.assemble import BundleRequest, build_bundle
+    from smallhold.bundle.assemble import BundleRequest, SignalPart, build_bundle
     from smallhold.decide.signal import encode_stays
     from smallhold.device.trust import generate_private_key, save_public_key
     from smallhold.sectors.hospital.icu_risk import static_features
     from smallhold.sectors.hospital.simulator import simulate_ward
-    from smallhold.teach.train import fit_signal_spec, make_task
+    from smallhold.teach.signal_task import fit_signal_spec, make_task
     from smallhold.teach.trees import TreeConfig, fit_trees
 
     folder = tmp_path_factory.mktemp("small_bundle")
@@ -104,8 +104,7 @@ def small_bundle(
     save_public_key(key.public_key(), folder / "keys" / "publisher.pem")
     request = BundleRequest(
         checkpoint=quantize(checkpoint),
-        trees=folder / "trees.npz",
-        task=make_task(spec),
+        parts=(SignalPart(task=make_task(spec), trees=folder / "trees.npz", stays=stays),),
         name="icu-risk-small",
         version="1.0.0",
         expires=None,
@@ -116,7 +115,6 @@ def small_bundle(
     )
     build_bundle(
         request,
-        stays,
         folder / "bundle",
         is_simulated=True,
         created=CREATED,
@@ -124,6 +122,113 @@ def small_bundle(
         progress=lambda caption, done, total: None,
     )
     return SmallBundle(folder / "bundle", folder / "keys", checkpoint, stays)
+
+
+@dataclass(frozen=True)
+class TextBundle:
+    """A signed bundle of one signal task and one text task on one random trunk, and the texts that fitted it."""
+
+    path: Path
+    trusted_keys: Path
+    examples: list  # of smallhold.sectors.text_task.TextExample
+
+
+#: Choice to words that give it away.
+COMPLAINTS = {
+    "psoriasis": ("itchy", "scales", "elbows"),
+    "pneumonia": ("cough", "sputum", "chills"),
+    "migraine": ("headache", "aura", "nausea"),
+}
+
+
+@pytest.fixture(scope="session")
+def complaints() -> list:  # of TextExample
+    """120 made-up complaints of three kinds, one in ten under a wrong label."""
+    import random
+
+    from smallhold.sectors.text_task import TextExample
+
+    rng, made = random.Random(0), []
+    filler = ["since", "days", "a", "patient", "says", "that", "it", "worsens", "at", "night", "left", "side", "hurts"]
+    for i in range(120):
+        label = list(COMPLAINTS)[i % 3]
+        words = rng.sample(filler, 6) + rng.sample(COMPLAINTS[label], 2)
+        rng.shuffle(words)
+        if i % 10 == 9:
+            label = rng.choice(list(COMPLAINTS))
+        made.append(TextExample(text=" ".join(words), label=label, group=str(i), data_set="made_up", language="en"))
+    return made
+
+
+@pytest.fixture(scope="session")
+def text_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_checkpoint: Callable[..., Path],
+    quantize: Callable[[Path], Path],
+    small_bundle: SmallBundle,
+    complaints: list,
+) -> TextBundle:
+    """The tasks icu-risk and triage; triage's n-grams are fitted on 60 complaints, its weights on the other 60."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from smallhold.bundle.assemble import BundleRequest, SignalPart, TextPart, build_bundle
+    from smallhold.decide.ngrams import NGramSpec
+    from smallhold.decide.plan import Field
+    from smallhold.decide.task import Task, TextDoor
+    from smallhold.device.trust import generate_private_key, save_public_key
+    from smallhold.teach.ngrams import NGramConfig, fit_ngrams
+    from smallhold.teach.vocabulary import extend_vocabulary
+
+    folder, choices = tmp_path_factory.mktemp("text_bundle"), tuple(COMPLAINTS)
+    signal = Task.from_bytes((small_bundle.path / "tasks" / "icu-risk.json").read_bytes())
+    checkpoint = make_checkpoint(
+        num_channels=signal.signal.num_channels, num_static=len(signal.signal.static), vocab_size=263, seed=4
+    )
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    extend_vocabulary(tokenizer, ["<triage>", *(f"<triage:{choice}>" for choice in choices)])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    known, fresh = complaints[:60], complaints[60:]
+    ngrams = fit_ngrams(
+        [item.text for item in known],
+        np.array([choices.index(item.label) for item in known]),
+        len(choices),
+        NGramConfig(spec=NGramSpec(word_buckets=1 << 10, char_buckets=1 << 10)),
+    )
+    triage = Task(
+        name="triage",
+        sector="hospital",
+        question="Which of these conditions fits the complaint best?",
+        fields=(Field(name="condition", choices=choices, positive="pneumonia"),),
+        condition="a complaint",
+        text=TextDoor(marker="<triage>", max_tokens=48, ngrams="baseline/triage.ngrams.npz"),
+    )
+    key = generate_private_key()
+    (folder / "keys").mkdir()
+    save_public_key(key.public_key(), folder / "keys" / "publisher.pem")
+    request = BundleRequest(
+        checkpoint=quantize(checkpoint),
+        parts=(
+            SignalPart(task=signal, trees=small_bundle.path.parent / "trees.npz", stays=small_bundle.stays),
+            TextPart(task=triage, ngrams=ngrams, examples=fresh),
+        ),
+        name="hospital-small",
+        version="1.0.0",
+        expires=None,
+        training_data=("simulated_ward",),
+        licences={},
+        card="# Random weights. Not a medical device.\n",
+        max_error=0.2,
+    )
+    build_bundle(
+        request,
+        folder / "bundle",
+        is_simulated=True,
+        created=CREATED,
+        key=key,
+        progress=lambda caption, done, total: None,
+    )
+    return TextBundle(folder / "bundle", folder / "keys", fresh)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def demo_sized(flow, make_checkpoint, quantize, tmp_path_factory):
     """A bundle with the demo's shape and random weights: as fast, and as large, as the real one."""
     from datetime import UTC, datetime
 
-    from smallhold.bundle.assemble import BundleRequest, build_bundle
+    from smallhold.bundle.assemble import BundleRequest, SignalPart, build_bundle
     from smallhold.decide.task import Task
     from smallhold.sectors.hospital import icu_risk
     from smallhold.sectors.splits import Split
@@ -112,8 +112,13 @@ def demo_sized(flow, make_checkpoint, quantize, tmp_path_factory):
     build_bundle(
         BundleRequest(
             checkpoint=quantize(checkpoint),
-            trees=flow.run / "teacher" / "trees.npz",
-            task=task,
+            parts=(
+                SignalPart(
+                    task=task,
+                    trees=flow.run / "teacher" / "trees.npz",
+                    stays=icu_risk.split(flow.stays, Split.CALIBRATION),
+                ),
+            ),
             name="demo-sized",
             version="1.0.0",
             expires=None,
@@ -122,7 +127,6 @@ def demo_sized(flow, make_checkpoint, quantize, tmp_path_factory):
             card="# Random weights. Not a medical device.\n",
             max_error=0.4,
         ),
-        icu_risk.split(flow.stays, Split.CALIBRATION),
         target,
         is_simulated=True,
         created=datetime(2025, 6, 1, tzinfo=UTC),

@@ -8,6 +8,7 @@ from smallhold.decide.trees import Trees
 from smallhold.sectors.hospital.simulator import write_ward
 
 METRICS = ("auroc", "auprc", "event1", "event1_best", "ece", "brier", "coverage")
+SCORES = ("news2", "mews", "qsofa", "sirs")
 QUICK = ("--resamples", 20, "--json")
 
 
@@ -60,7 +61,7 @@ def test_the_contract_on_a_directory_of_simulated_patients(flow, home, smallhold
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert (result["task"], result["split"], result["is_simulated"]) == ("icu-risk", "all", True)
-    models = ("news2", "trees", "shipped", "trees+shipped", "teacher", "fp32")
+    models = (*SCORES, "trees", "shipped", "trees+shipped", "teacher", "fp32")
     rows = check_contract(result, models=models, num_patients=170)
     # The teacher and the trees of the bundle are the same trees, and 8 bits change little.
     assert rows["teacher", 48]["auroc"] == rows["trees", 48]["auroc"]
@@ -75,7 +76,7 @@ def test_the_contract_on_a_directory_nobody_has_seen(flow, home, smallhold, fore
     result = json.loads(done.out)
     assert (result["data_set"], result["is_simulated"]) == ("physionet2012_icu", False)
     foreign_rows = check_contract(
-        result, models=("news2", "saps1", "trees", "shipped", "trees+shipped"), num_patients=170
+        result, models=(*SCORES, "saps1", "trees", "shipped", "trees+shipped"), num_patients=170
     )
     done = smallhold("evaluate", flow.bundle, "--data", flow.data, "--split", "all", "--quality-only", *QUICK)
     rows = by_model(json.loads(done.out))
@@ -111,7 +112,27 @@ def test_evaluate_writes_a_report_and_prints_a_table(flow, home, smallhold, tmp_
     assert json.loads((out / "result.json").read_text())["num_patients"] == 15
     page = (out / "report.html").read_text()
     assert "simulated" in page and "not a medical device" in page.lower()
+    names = {"report.html", "result.json", "datasheet.md", "intended_use.md", "index.txt"}
+    assert {path.name for path in out.iterdir()} == names
     assert done.err.rstrip().endswith(f"next: smallhold replay {flow.bundle} --patients 30")
+
+
+def test_bundles_beside_are_named_by_options_and_by_a_file(flow, home, smallhold, tmp_path):
+    listed = tmp_path / "ablation.json"
+    listed.write_text(json.dumps({"no distillation": str(flow.bundle)}))
+    words = ("evaluate", flow.bundle, "--data", flow.data, "--quality-only", *QUICK)
+    done = smallhold(*words, "--beside", f"int4={flow.bundle}", "--ablation", listed)
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert [item["name"] for item in result["besides"]] == ["int4", "no distillation"]
+    compared = {tuple(item["models"]) for item in result["differences"]}
+    assert {("shipped", "int4"), ("shipped", "no distillation")} <= compared
+    # The calibration split lay beside the test split.
+    assert "calibration" in {row["threshold_from"] for row in result["burden"]} and result["remarks"] == []
+    twice = smallhold(*words, "--beside", f"a={flow.bundle}", "--beside", f"a={flow.bundle}")
+    assert (twice.code, twice.out) == (1, "") and "names given twice: a" in twice.err
+    listed.write_text("[]")
+    assert 'expected {"NAME": "BUNDLE", ...}' in smallhold(*words, "--ablation", listed).err
 
 
 def test_patients_without_an_outcome_are_left_out_and_counted(flow, home, smallhold, tmp_path):

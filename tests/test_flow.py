@@ -138,7 +138,8 @@ def test_decide_agrees_with_the_reference_runtime(flow, home, smallhold):
         json.loads(smallhold("decide", flow.bundle, "--backend", name, "--json", stdin=json.dumps(TRUE_PATIENT)).out)
         for name in ("onnx_runtime", "reference")
     ]
-    assert both[0]["risk"]["probabilities"] == pytest.approx(both[1]["risk"]["probabilities"], abs=1e-4)
+    # One of the two rounds activations to 8 bits, in front of the output head too.
+    assert both[0]["risk"]["probabilities"] == pytest.approx(both[1]["risk"]["probabilities"], abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_a_bundle_holds_what_its_manifest_lists(request_of: BundleRequest, small
     assert set(manifest.files) == {
         "baseline/icu-risk.trees.npz",
         "card.md",
+        "drift/icu-risk.json",
         "gguf/icu-risk.encoder.gguf",
         "gguf/trunk.gguf",
         "licences/simulated_ward.txt",

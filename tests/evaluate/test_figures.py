@@ -81,7 +81,7 @@ def test_ids_are_unique_per_picture_and_every_reference_is_met(
 def test_simulated_stands_in_title_and_drawing(titled: tuple[str, Draw], result: dict[str, Any]) -> None:
     picture = titled[1](result, True)
     assert picture.title.endswith("(simulated)")
-    assert ">simulated patients</text>" in picture.svg
+    assert ">simulated data</text>" in picture.svg
     assert "simulated" not in titled[1](result, False).svg
 
 

@@ -202,3 +202,23 @@ def test_words_as_scores_are_refused() -> None:
 def test_a_threshold_from_one_class_is_refused() -> None:
     with pytest.raises(InputError, match="expected 0 and 1 in y, got 3 times 0"):
         metrics.best_event1_threshold([0, 0, 0], [0.1, 0.2, 0.3])
+
+
+def test_brier_skill_is_what_is_saved_of_the_best_constant() -> None:
+    y = [0, 0, 0, 1]
+    assert metrics.brier_skill(y, [0.25] * 4) == pytest.approx(0.0)
+    assert metrics.brier_skill(y, y) == 1.0
+    assert metrics.brier_skill(y, [1, 1, 1, 0]) == pytest.approx(1 - 1 / (3 / 16))
+    assert math.isnan(metrics.brier_skill([1, 1], [0.5, 0.9]))
+
+
+def test_a_share_is_a_ratio_of_sums_and_nothing_of_nothing_is_undefined() -> None:
+    assert metrics.share([1, 0, 2], [2, 2, 2]) == 0.5
+    assert math.isnan(metrics.share([0, 0], [0, 0]))
+
+
+def test_a_blind_guess_among_three_surprises_by_log_three() -> None:
+    assert metrics.negative_log_likelihood([1 / 3] * 5) == pytest.approx(math.log(3))
+    assert metrics.negative_log_likelihood([0.0]) == pytest.approx(12 * math.log(10))
+    with pytest.raises(InputError, match="p_of_truth must hold probabilities"):
+        metrics.negative_log_likelihood([1.5])

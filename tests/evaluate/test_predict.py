@@ -6,7 +6,8 @@ import pytest
 
 from smallhold.decide.local import open_bundle
 from smallhold.errors import DataError
-from smallhold.evaluate.predict import news2_at, predict_all
+from smallhold.evaluate.bedside_scores import news2_at
+from smallhold.evaluate.predict import predict_all
 from smallhold.records import Provenance
 from smallhold.sectors.hospital.floor import FloorState
 from smallhold.sectors.hospital.icu_risk import static_features

@@ -173,6 +173,37 @@ def test_figures_are_shown_with_three_digits_and_their_interval(real_page: str) 
     assert "349.525" not in real_page and "350 MB" in real_page
 
 
+def test_a_small_group_says_too_few_and_no_number(real_page: str) -> None:
+    (row,) = re.findall(r"<tr><th scope=\"row\">cardiac surgery recovery.*?</tr>", real_page)
+    assert re.sub(r"<[^>]*>", " ", row).split() == ["cardiac", "surgery", "recovery", "185", "6", "too", "few"]
+
+
+def test_an_error_is_read_against_chance(real_page: str) -> None:
+    section = real_page.split('<section id="calibration"')[1].split("</section>")[0]
+    rows = {row.split("<")[0]: row for row in re.findall(r"<th scope=\"row\">(.*?)</tr>", section)}
+    assert "within chance" in rows["shipped model"] and "beyond chance" in rows["boosted trees"]
+    assert "can promise 80.0% at most" in section
+
+
+def test_burden_tells_threshold_lead_time_and_where_they_come_from(real_page: str) -> None:
+    section = real_page.split('<section id="burden"')[1].split("</section>")[0]
+    assert "1 alert per 35 patient-days, threshold found on the calibration split" in section
+    assert '<span class="value">26&nbsp;h</span> <span class="range">8–37.2</span>' in section
+    assert "the end of the record" in section and "not when" in section
+
+
+def test_another_bundle_is_compared_and_named_by_its_digest(real_page: str) -> None:
+    section = real_page.split('<section id="besides"')[1].split("</section>")[0]
+    assert "1.80 MB" in section and "abababab" in section
+    assert '<td class="better">better</td>' in section
+
+
+def test_the_page_says_what_it_is_not_for(real_page: str) -> None:
+    section = real_page.split('<section id="intended-use"')[1].split("</section>")[0]
+    assert "Not intended for" in section and "death in hospital" in section
+    assert "hold one stay in full" in section
+
+
 def test_undefined_figures_are_a_dash(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         row["auroc"] = {"value": None, "low": None, "high": None}
@@ -186,7 +217,8 @@ def test_undefined_figures_are_a_dash(result: dict[str, Any]) -> None:
 def test_the_least_result_makes_a_page(result: dict[str, Any]) -> None:
     least = {key: result[key] for key in ("task", "split", "data_set", "is_simulated", "num_patients", "rows")}
     page = page_of(least)
-    assert [attributes["id"] for attributes in page.all("section")] == ["results", "reproduce"]
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == ["results", "calibration", "intended-use", "reproduce"]
     assert "was not compared with NEWS2" in page.texts["h1"][0]
 
 
@@ -200,16 +232,26 @@ def test_a_text_task_with_subgroups_makes_a_page(result: dict[str, Any]) -> None
     }
     page = page_of(
         {
-            **{key: result[key] for key in ("task", "split", "data_set", "is_simulated", "num_patients")},
+            **{key: result[key] for key in ("task", "split", "data_set", "is_simulated")},
+            "num_texts": 100,
             "rows": [row],
             "differences": [difference],
-            "subgroups": [{**row, "subgroup": "age 65 & over", "n": 40}],
+            "subgroups": [{**row, "attribute": "language", "subgroup": "ru & uk", "n": 40, "is_too_small": False}],
+            "classes": [
+                {"label": "acne", "n": 30, "precision": 0.9, "recall": 0.8, "f1": 0.847},
+                {"label": "malaria", "n": 3, "precision": None, "recall": None, "f1": None},
+            ],
+            "confusions": [{"truth": "acne", "answer": "malaria", "n": 4}],
+            "intended_use": "Sorting.",
             "curves": {"": {"shipped": {"reliability": [[0.2, 0.1, 10.0]]}}},
         }
     )
-    assert page.texts["h1"] == ["The shipped model beats tfidf."]
-    assert "age 65 & over" in page.texts["caption"]
+    assert page.texts["h1"] == ["The shipped model beats TF-IDF."]
+    assert "By language" in page.texts["caption"]
     assert "macro-F1" in page.texts["thead"][0]
+    words = "".join(page.texts["body"])
+    assert "ru & uk" in words and "too few" in words and "Sorting." in words
+    assert "patients" not in words
 
 
 def test_a_result_without_rows_is_refused_and_nothing_is_written(result: dict[str, Any], tmp_path: Path) -> None:

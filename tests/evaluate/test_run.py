@@ -5,8 +5,10 @@ import pytest
 from smallhold.decide.local import open_bundle
 from smallhold.decide.plan import answer_field
 from smallhold.decide.signal import encode_stays
+from smallhold.errors import InputError
+from smallhold.evaluate.device_cost import machine
 from smallhold.evaluate.result import require_result
-from smallhold.evaluate.run import EvaluationRequest, evaluate, machine
+from smallhold.evaluate.run import EvaluationRequest, evaluate
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.splits import Split
 
@@ -48,11 +50,12 @@ def test_the_same_request_gives_the_same_figures(local, request_of):
 def test_a_run_adds_its_teacher_its_unquantized_model_and_its_curve(local, request_of, flow):
     result = require_result(evaluate(local, request_of(run=flow.run), progress=silent))
     assert {row["model"] for row in result["rows"]} == {
-        *("news2", "trees", "shipped", "trees+shipped", "teacher", "fp32"),
+        *("news2", "mews", "qsofa", "sirs", "trees", "shipped", "trees+shipped", "teacher", "fp32"),
     }
     assert result["training"]["parameters"] > 1000 and result["training"]["loss"][-1][0] == 55
     assert {tuple(item["models"]) for item in result["differences"]} == {
-        *(("shipped", other) for other in ("trees", "news2", "fp32")),
+        *(("shipped", other) for other in ("trees", "news2", "mews", "qsofa", "sirs", "fp32")),
+        ("trees+shipped", "trees"),
     }
 
 
@@ -66,7 +69,9 @@ def test_coverage_is_the_share_that_the_field_answers(local, request_of):
     for i, row in enumerate(shipped):
         answers = [
             answer_field(
-                field, local.logits(channels[k], icu_risk.static_features(s), [row["horizon_h"]])[field.name][0]
+                field,
+                local.logits(channels[k], icu_risk.static_features(s), [row["horizon_h"]])[field.name][0],
+                str(row["horizon_h"]),
             )
             for k, s in enumerate(stays)
         ]
@@ -90,6 +95,60 @@ def test_one_patients_story_is_told(local, request_of):
     assert story["vitals"] and len(story["news2"]) == 48
     assert result["events_per_second_per_core"] > 0
     assert result["latency"]["append_decide_ms"]["p50"] <= result["latency"]["append_decide_ms"]["p99"]
+
+
+def test_differences_are_those_of_the_rows_in_every_metric(local, request_of):
+    result = evaluate(local, request_of(), progress=silent)
+    rows = {(row["model"], row["horizon_h"]): row for row in result["rows"]}
+    for item in result["differences"]:
+        first, second = (rows[model, item["horizon_h"]] for model in item["models"])
+        for name in ("auroc", "auprc", "event1"):
+            assert item[name]["value"] == pytest.approx(first[name]["value"] - second[name]["value"])
+
+
+def test_another_bundle_stands_beside_on_the_same_patients(local, request_of):
+    result = evaluate(local, request_of(besides={"its twin": local}), progress=silent)
+    rows = {(row["model"], row["horizon_h"]): row for row in result["rows"]}
+    for hour in (6, 12, 24, 48):
+        assert {**rows["its twin", hour], "model": "shipped"} == rows["shipped", hour]
+    twins = [item for item in result["differences"] if item["models"] == ["shipped", "its twin"]]
+    assert [item["auroc"]["high"] for item in twins] == [0.0] * 4
+    assert result["besides"][0]["digest"] == result["bundle"]["digest"]
+    with pytest.raises(InputError, match="this name is taken by the boosted trees"):
+        evaluate(local, request_of(besides={"trees": local}), progress=silent)
+
+
+def test_thresholds_of_equal_burden_come_from_the_calibration_split_or_say_so(local, request_of, flow):
+    alone = evaluate(local, request_of(), progress=silent)
+    assert {row["threshold_from"] for row in alone["burden"]} == {"these patients", "bundle", "published"}
+    assert "optimistic" in alone["remarks"][0]
+    calibration = icu_risk.split(flow.stays, Split.CALIBRATION)
+    result = evaluate(local, request_of(calibration=calibration), progress=silent)
+    assert {row["threshold_from"] for row in result["burden"]} == {"calibration", "bundle", "published"}
+    assert result["remarks"] == []
+    assert {row["model"] for row in result["burden"]} == {"shipped", "trees", "news2"}
+    # Found on these very patients, the burden is never more than wanted.
+    for row in alone["burden"]:
+        if row["operating_point"].startswith("5 %"):
+            assert row["assessment_rate"]["value"] <= 0.05
+        if row["operating_point"].startswith("1 alert"):
+            assert row["alerts"] <= row["patient_days"] / 35
+
+
+def test_small_groups_show_no_figure(local, request_of):
+    result = evaluate(local, request_of(), progress=silent)
+    assert {row["attribute"] for row in result["subgroups"]} == {"sex", "age", "unit"}
+    for row in result["subgroups"]:
+        is_small = min(row["num_events"], row["n"] - row["num_events"]) < 10
+        assert row["is_too_small"] is is_small and ("auroc" in row) is not is_small
+
+
+def test_the_promise_is_counted_at_every_horizon_and_for_either_outcome(local, request_of):
+    promise = evaluate(local, request_of(), progress=silent)["promise"]
+    assert {(row["horizon_h"], row["choice"]) for row in promise["rows"]} == {
+        (hour, choice) for hour in (6, 12, 24, 48) for choice in ("no", "yes")
+    }
+    assert all(0 <= row["coverage"]["low"] <= row["coverage"]["value"] <= 1 for row in promise["rows"])
 
 
 def test_the_machine_is_named():

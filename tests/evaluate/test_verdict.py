@@ -82,11 +82,28 @@ def test_a_comparison_the_other_way_round_is_no_claim_about_the_shipped_model() 
 
 
 def test_a_task_without_a_clock_names_no_hours() -> None:
-    assert of({"tfidf": {None: BETTER}}) == "The shipped model beats tfidf."
+    assert of({"tfidf": {None: BETTER}}) == "The shipped model beats TF-IDF."
 
 
 def test_simulated_patients_are_named_first() -> None:
     assert of({"trees": {6: BETTER}}, is_simulated=True).startswith("On simulated patients, the shipped model")
+
+
+def test_an_older_score_is_named_only_where_it_is_not_beaten() -> None:
+    found = of({"trees": {6: BETTER}, "mews": {6: BETTER, 48: BETTER}, "sirs": {6: BETTER, 48: NOISE}})
+    assert found == (
+        "The shipped model beats the boosted trees at 6 h. It beats SIRS at 6 h and matches it within noise at 48 h."
+    )
+
+
+def test_a_bundle_beside_is_no_rival() -> None:
+    found = of({"trees": {6: BETTER}, "int4": {6: WORSE}}, besides=[{"name": "int4"}])
+    assert found == "The shipped model beats the boosted trees at 6 h."
+
+
+def test_a_text_task_without_a_baseline_says_so() -> None:
+    found = of({"majority": {None: BETTER}}, num_texts=40)
+    assert found == "The shipped model was not compared with TF-IDF."
 
 
 @given(st.lists(st.sampled_from([BETTER, NOISE, WORSE]), min_size=1, max_size=6))

@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tokenizers import Tokenizer
 
+from smallhold.assist.drift_reference import LEAST_PATIENTS
 from smallhold.assist.drift_ward import fit_ward_reference
 from smallhold.bundle.calibrate import Calibration, calibrate
 from smallhold.bundle.fit_text_task import fit_text_task
@@ -165,10 +166,13 @@ def _fit(part: SignalPart | TextPart, draft: LocalBundle, max_error: float, prog
 
 
 def _drift_references(request: BundleRequest, folder: Path, progress: Progress) -> Files:
-    """What a ward like the calibration split looks like to each signal task as it ships; see `assist.drift`."""
+    """What a ward like the calibration split looks like to each signal task as it ships; see `assist.drift`.
+
+    A split too small to say is left out: such a bundle's ward must be described where it is used.
+    """
     found: Files = {}
     for part in request.parts:
-        if isinstance(part, SignalPart):
+        if isinstance(part, SignalPart) and len(part.stays) >= LEAST_PATIENTS:
             name = part.task.name
             progress(f"what {name} expects of a ward", 0, 1)
             local = open_bundle(folder, unsafe_skip_verification=True).signal_task(name)

@@ -15,6 +15,7 @@ from smallhold.cli.output import next_commands, note, paint, print_json
 from smallhold.errors import DataError, SmallholdError
 
 EXAMPLE = "smallhold demo"
+_SHIPPED_MODEL = Path("models/hospital")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     # A device never goes back to a lower version, and one version is one bundle: every demo makes the next one.
     version = _next_version(recipe.bundle.version, status(home).highest_version)
     steps = [
-        ("Teach a small model", ["teach", "train", args.recipe, "--out", str(out), *ward, *data]),
+        *_with_shipped_model(args.patients, [*ward, *common, *data]),
+        ("Teach a small model of your own", ["teach", "train", args.recipe, "--out", str(out), *ward, *data]),
         ("Compress it to 8 bits", ["compress", str(out)]),
         (
             "Bundle, calibrate, sign",
@@ -93,6 +95,14 @@ def run(args: argparse.Namespace) -> int:
         shlex.join(["smallhold", "bundle", "inspect", str(bundle)]),
     )
     return 0
+
+
+def _with_shipped_model(patients: int, options: list[str]) -> list[tuple[str, list[str]]]:
+    """A replay with the model that comes with the repository, where that is where we are."""
+    if not (_SHIPPED_MODEL / "manifest.json").exists():
+        return []
+    words = ["replay", str(_SHIPPED_MODEL), "--trusted-keys", str(_SHIPPED_MODEL.parent / "trusted_keys")]
+    return [("Replay patients through the shipped model", [*words, "--patients", str(patients), *options])]
 
 
 def _has_real_data(data: Path | None) -> bool:

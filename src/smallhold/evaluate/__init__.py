@@ -2,6 +2,7 @@
 
 from smallhold.evaluate.bootstrap import Interval, bootstrap_interval, paired_difference
 from smallhold.evaluate.report import render_report, write_report
+from smallhold.evaluate.report_folder import write_report_folder
 from smallhold.evaluate.result import Result
 from smallhold.evaluate.tables import format_table
 from smallhold.evaluate.verdict import Verdict, verdict
@@ -16,4 +17,5 @@ __all__ = [
     "render_report",
     "verdict",
     "write_report",
+    "write_report_folder",
 ]

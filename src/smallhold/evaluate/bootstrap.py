@@ -52,16 +52,68 @@ class Interval:
         return {name: _number_or_none(getattr(self, name)) for name in ("value", "low", "high")}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampled:
+    """A metric on all rows and on every resample: what intervals and paired differences are cut from.
+
+    Attributes:
+        value: The metric on all rows.
+        resamples: (num_resamples,) the metric on each resample, nan where it is undefined.
+    """
+
+    value: float
+    resamples: Floats
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The percentile interval; see `bootstrap_interval` for what is left out of it.
+
+        Raises:
+            InputError: level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1, got {level}")
+        usable = self.resamples[~np.isnan(self.resamples)]
+        if math.isnan(self.value) or 2 * usable.size < self.resamples.size:
+            return Interval(self.value, float("nan"), float("nan"))
+        low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(self.value, float(low), float(high))
+
+    def minus(self, other: Resampled) -> Resampled:
+        """The paired difference; both must come from the same rows, groups, num_resamples and seed."""
+        return Resampled(self.value - other.value, self.resamples - other.resamples)
+
+
+def resample(
+    metric: Metric, *arrays: ArrayLike, num_resamples: int = 500, seed: int, groups: ArrayLike | None = None
+) -> Resampled:
+    """A metric on all rows and on every resample.
+
+    Args:
+        metric: One of `smallhold.evaluate.metrics`, or any function of the arrays that gives a float.
+        arrays: What the metric takes, (n,) each, one row per patient.
+        num_resamples: How many resamples.
+        seed: The same n, groups, num_resamples and seed draw the same patients for every metric and model.
+        groups: (n,) what is drawn as a whole, for example texts that are copies of each other; None draws rows.
+
+    Raises:
+        InputError: the metric refuses the arrays, or num_resamples < 1.
+        ShapeError: the arrays differ in length.
+    """
+    columns = [*arrays] if groups is None else [*arrays, groups]
+    num_rows = _num_rows(columns)
+    return Resampled(metric(*arrays), _resampled(metric, arrays, _counts(num_rows, num_resamples, seed, groups)))
+
+
 def bootstrap_interval(
     metric: Metric, *arrays: ArrayLike, num_resamples: int = 500, seed: int, level: float = 0.95
 ) -> Interval:
     """A metric with its percentile bootstrap interval over rows.
 
     Args:
-        metric: One of `smallhold.evaluate.metrics`, or any function of the arrays that gives a float.
-        arrays: What the metric takes, (n,) each, one row per patient.
-        num_resamples: How many resamples.
-        seed: The same n, num_resamples and seed draw the same patients for every metric and model.
+        metric: As for `resample`, as are `arrays`, `num_resamples` and `seed`.
+        arrays: See there.
+        num_resamples: See there.
+        seed: See there.
         level: Share of the resamples that the interval covers, 0 to 1.
 
     Returns:
@@ -72,7 +124,7 @@ def bootstrap_interval(
         InputError: the metric refuses the arrays, num_resamples < 1, or level outside (0, 1).
         ShapeError: the arrays differ in length.
     """
-    return _interval(metric(*arrays), _resampled(metric, arrays, num_resamples, seed), level)
+    return resample(metric, *arrays, num_resamples=num_resamples, seed=seed).interval(level)
 
 
 def paired_difference(
@@ -102,10 +154,8 @@ def paired_difference(
         ShapeError: the arrays differ in length.
     """
     _num_rows([*first, *second])
-    value = metric(*first) - metric(*second)
-    one = _resampled(metric, first, num_resamples, seed)
-    other = _resampled(metric, second, num_resamples, seed)
-    return _interval(value, one - other, level)
+    one = resample(metric, *first, num_resamples=num_resamples, seed=seed)
+    return one.minus(resample(metric, *second, num_resamples=num_resamples, seed=seed)).interval(level)
 
 
 @lru_cache(maxsize=2)
@@ -114,41 +164,43 @@ def resample_counts(num_rows: int, num_resamples: int, seed: int) -> Counts:
 
     Returns:
         (num_resamples, num_rows), read-only; every row sums to num_rows.
+
+    Raises:
+        InputError: num_resamples < 1.
     """
+    if num_resamples < 1:
+        raise InputError(f"num_resamples must be at least 1, got {num_resamples}")
     generator = np.random.default_rng(seed)
     counts = np.empty((num_resamples, num_rows), dtype=np.uint16)
-    for resample in counts:
-        resample[:] = np.bincount(generator.integers(num_rows, size=num_rows), minlength=num_rows)
+    for drawn in counts:
+        drawn[:] = np.bincount(generator.integers(num_rows, size=num_rows), minlength=num_rows)
     counts.flags.writeable = False
     return counts
 
 
-def _resampled(metric: Metric, arrays: Sequence[ArrayLike], num_resamples: int, seed: int) -> Floats:
+def _counts(num_rows: int, num_resamples: int, seed: int, groups: ArrayLike | None) -> Counts:
+    """(num_resamples, num_rows); the rows of a group are drawn together."""
+    if groups is None:
+        return resample_counts(num_rows, num_resamples, seed)
+    names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = resample_counts(names.size, num_resamples, seed)
+    # Without copies a group is a row, and the order of the rows, not of the names, decides who is drawn.
+    return drawn if names.size == num_rows else drawn[:, group_of_row]
+
+
+def _resampled(metric: Metric, arrays: Sequence[ArrayLike], counts: Counts) -> Floats:
     """(num_resamples,) the metric on every resample."""
-    if num_resamples < 1:
-        raise InputError(f"num_resamples must be at least 1, got {num_resamples}")
-    num_rows = _num_rows(arrays)
-    counts = resample_counts(num_rows, num_resamples, seed)
+    num_resamples, num_rows = counts.shape
     prepare = _WEIGHTED.get(metric)
     if prepare is None:
         columns = [np.asarray(array) for array in arrays]
-        rows = (np.repeat(np.arange(num_rows), resample) for resample in counts)
+        rows = (np.repeat(np.arange(num_rows), drawn) for drawn in counts)
         return np.array([metric(*(column[row] for column in columns)) for row in rows])
     weighted = prepare(*arrays)
     chunk = max(1, _CHUNK_ENTRIES // num_rows)
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the nan that is meant
         parts = [weighted(counts[start : start + chunk]) for start in range(0, num_resamples, chunk)]
     return np.concatenate(parts)
-
-
-def _interval(value: float, resampled: Floats, level: float) -> Interval:
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}")
-    usable = resampled[~np.isnan(resampled)]
-    if math.isnan(value) or 2 * usable.size < resampled.size:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
 
 
 def _num_rows(arrays: Sequence[ArrayLike]) -> int:
@@ -224,7 +276,7 @@ def _weighted_event1(y: ArrayLike, is_positive: ArrayLike) -> WeightedMetric:
 
     def evaluate(counts: Counts) -> Floats:
         hit, num_called, num_positive = tally(counts).T
-        has_both = (num_positive > 0) & (num_positive < outcome.size)
+        has_both = (num_positive > 0) & (num_positive < _sizes(counts))
         return np.where(has_both, hit / np.maximum(num_called, num_positive), np.nan)
 
     return evaluate
@@ -234,12 +286,38 @@ def _weighted_calibration_error(y: ArrayLike, p: ArrayLike, bins: int = 15) -> W
     outcome, probability = metrics.checked_probabilities(y, p)
     in_bin = np.eye(bins)[metrics.probability_bin(probability, bins)]
     gap = _sums(in_bin * (outcome - probability)[:, None])
-    return lambda counts: np.abs(gap(counts)).sum(axis=1) / outcome.size
+    return lambda counts: np.abs(gap(counts)).sum(axis=1) / _sizes(counts)
 
 
 def _weighted_brier(y: ArrayLike, p: ArrayLike) -> WeightedMetric:
     outcome, probability = metrics.checked_probabilities(y, p)
     return _mean((outcome - probability) ** 2)
+
+
+def _weighted_brier_skill(y: ArrayLike, p: ArrayLike) -> WeightedMetric:
+    outcome, probability = metrics.checked_probabilities(y, p)
+    tally = _sums(np.column_stack([(outcome - probability) ** 2, outcome]))
+
+    def evaluate(counts: Counts) -> Floats:
+        lost, num_positive = tally(counts).T
+        size = _sizes(counts)
+        return 1 - _ratio(lost * size, num_positive * (size - num_positive))
+
+    return evaluate
+
+
+def _weighted_share(part: ArrayLike, whole: ArrayLike) -> WeightedMetric:
+    tally = _sums(np.column_stack([np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)]))
+
+    def evaluate(counts: Counts) -> Floats:
+        numerator, denominator = tally(counts).T
+        return _ratio(numerator, denominator)
+
+    return evaluate
+
+
+def _weighted_negative_log_likelihood(p_of_truth: ArrayLike) -> WeightedMetric:
+    return _mean(metrics.surprise(p_of_truth))
 
 
 def _weighted_accuracy(y: ArrayLike, predicted: ArrayLike) -> WeightedMetric:
@@ -267,7 +345,13 @@ def _weighted_coverage(has_abstained: ArrayLike) -> WeightedMetric:
 
 def _mean(values: NDArray[Any]) -> WeightedMetric:
     total = _sums(values[:, None])
-    return lambda counts: total(counts)[:, 0] / values.size
+    return lambda counts: total(counts)[:, 0] / _sizes(counts)
+
+
+def _sizes(counts: Counts) -> Floats:
+    """(r,) rows in each resample: all equal, unless groups of several rows were drawn."""
+    sizes: Floats = counts.sum(axis=1, dtype=np.float64)
+    return sizes
 
 
 def _sums(columns: NDArray[Any]) -> WeightedMetric:
@@ -290,6 +374,9 @@ _WEIGHTED: dict[Metric, Callable[..., WeightedMetric]] = {
     metrics.event1_best: _weighted_event1_best,
     metrics.expected_calibration_error: _weighted_calibration_error,
     metrics.brier: _weighted_brier,
+    metrics.brier_skill: _weighted_brier_skill,
+    metrics.share: _weighted_share,
+    metrics.negative_log_likelihood: _weighted_negative_log_likelihood,
     metrics.accuracy: _weighted_accuracy,
     metrics.macro_f1: _weighted_macro_f1,
     metrics.coverage: _weighted_coverage,

@@ -25,7 +25,7 @@ def measure(bundle: Path, task: str, *, timeout_seconds: float = 60.0) -> dict[s
     Returns:
         `cold_start_s`: wall seconds from process start to first decision, the interpreter's own start included.
         `resident_bytes`: resident set with one patient.
-        `patient_bytes`: what one further patient adds, a whole stay long.
+        `patient_bytes`: what one further patient adds, a whole stay long; absent for a task that reads texts.
 
     Raises:
         BackendError: the fresh process failed, or took longer than the timeout.
@@ -50,12 +50,16 @@ def measure(bundle: Path, task: str, *, timeout_seconds: float = 60.0) -> dict[s
 
 def _first_decision(bundle: str, task: str, begun: float) -> dict[str, Any]:
     from smallhold.decide.local import open_bundle
+    from smallhold.decide.text_task import LocalTextTask
 
     # The caller has verified this bundle a moment ago.
     opened = open_bundle(bundle, unsafe_skip_verification=True)
     for name in opened.manifest.files:
         opened.read(name)
     local = opened.task(task)
+    if isinstance(local, LocalTextTask):
+        local.decide(local.task.question)
+        return {"cold_start_s": time.time() - begun, "resident_bytes": _resident_bytes()}
     session = local.session([0.0] * len(local.task.signal.static))
     session.observe(local.task.signal.parameters[0], local.task.signal.grids[0].values[0])
     session.close_bin()

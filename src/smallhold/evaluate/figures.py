@@ -125,13 +125,16 @@ def precision_recall_picture(
     return draw(name, "Precision and recall", text, size_inches=_SQUARE, is_simulated=is_simulated, paint=paint)
 
 
-def reliability_picture(name: str, curves: Mapping[str, Curves], *, is_simulated: bool) -> Picture:
+def reliability_picture(
+    name: str, curves: Mapping[str, Curves], *, is_simulated: bool, noun: str = "patients"
+) -> Picture:
     """Predicted against observed share, with the number of patients in each bin below.
 
     Args:
         name: Unique on the page.
         curves: Model -> curves with `reliability`; the first three are drawn, the counts are the first one's.
         is_simulated: Whether the data come from the simulator.
+        noun: What is counted.
     """
     all_models = {model: item["reliability"] for model, item in curves.items() if item.get("reliability")}
     drawn = dict(list(all_models.items())[:_MOST_RELIABILITY])
@@ -156,7 +159,7 @@ def reliability_picture(name: str, curves: Mapping[str, Curves], *, is_simulated
             below.set_ylim(0.8, max(count) * 2)
             below.minorticks_off()
             below.yaxis.set_major_formatter("{x:g}")
-        below.set(xlabel="predicted probability", ylabel="patients")
+        below.set(xlabel="predicted probability", ylabel=noun)
 
     words = [
         f"{model_name(model)}: "
@@ -165,8 +168,41 @@ def reliability_picture(name: str, curves: Mapping[str, Curves], *, is_simulated
         )
         for model, points in drawn.items()
     ]
-    text = "Observed against predicted share by bin, number of patients in brackets. " + _sentences(words)
+    text = f"Observed against predicted share by bin, number of {noun} in brackets. " + _sentences(words)
     return draw(name, "Reliability", text, size_inches=_SQUARE, is_simulated=is_simulated, paint=paint)
+
+
+def risk_coverage_picture(name: str, curves: Mapping[str, Curves], *, is_simulated: bool) -> Picture:
+    """Share of wrong answers when only the most confident are given.
+
+    Args:
+        name: Unique on the page.
+        curves: Model -> curves with `risk_coverage` and `aurc`; the first three are drawn.
+        is_simulated: Whether the data come from the simulator.
+    """
+    all_models = {model: item for model, item in curves.items() if item.get("risk_coverage")}
+    drawn = dict(list(all_models.items())[:_MOST_RELIABILITY])
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, (model, item) in enumerate(drawn.items()):
+            colour, dash, _ = look(model, position)
+            covered, risk = zip(*item["risk_coverage"], strict=True)
+            label = f"{clipped(model_name(model))} {format_share(item.get('aurc'))}"
+            axes.plot(covered, risk, color=colour, linestyle=dash, label=label, zorder=_depth(model))
+        axes.set(xlim=(0, 1), xlabel="coverage: share answered, most confident first", ylabel="share wrong of those")
+        axes.set_ylim(bottom=0)
+        _legend(axes, "upper left")
+
+    words = [
+        f"{model_name(model)}: area {format_share(item.get('aurc'))}, "
+        + ", ".join(f"{format_share(_risk_at(item['risk_coverage'], at))} wrong of {at:.0%}" for at in (0.5, 0.8, 1.0))
+        for model, item in drawn.items()
+    ]
+    text = "Share wrong against share answered; the area under the curve in the legend, lower is better. "
+    return draw(
+        name, "Risk and coverage", text + _sentences(words), size_inches=_SQUARE, is_simulated=is_simulated, paint=paint
+    )
 
 
 def difference_picture(name: str, differences: Sequence[Difference], metric: str, *, is_simulated: bool) -> Picture:
@@ -306,6 +342,11 @@ def _depth(model: str) -> float:
 def _sensitivity_at(points: Sequence[Sequence[float]], false_positive_rate: float) -> float | None:
     """The best sensitivity that stays within a false-positive rate."""
     return max((tpr for fpr, tpr in points if fpr <= false_positive_rate), default=None)
+
+
+def _risk_at(points: Sequence[Sequence[float]], coverage: float) -> float | None:
+    """Share wrong at the smallest coverage drawn that is at least this."""
+    return next((risk for covered, risk in points if covered >= coverage - 1e-9), None)
 
 
 def _shortened(path: str, most: int = 24) -> str:

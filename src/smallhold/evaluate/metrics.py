@@ -193,6 +193,71 @@ def brier(y: ArrayLike, p: ArrayLike) -> float:
     return float(((outcome - probability) ** 2).mean())
 
 
+def brier_skill(y: ArrayLike, p: ArrayLike) -> float:
+    """Share of the Brier score of a constant prediction that the model saves; 0 = no better than the prevalence.
+
+    BSS = 1 - Brier / (q (1 - q)), q the share of positives in these very rows: the best constant there is.
+    Source: Murphy 1973, Journal of Applied Meteorology 12(4), 595-600.
+
+    Args:
+        y: (n,) binary outcome.
+        p: (n,) predicted probability of a positive, 0 to 1.
+
+    Returns:
+        At most 1, negative when worse than the constant, nan when only one class is present.
+
+    Raises:
+        InputError: NaN, an empty array, p outside [0, 1], or outcomes other than 0 and 1.
+        ShapeError: the lengths differ.
+    """
+    outcome, _ = checked_probabilities(y, p)
+    prevalence = outcome.mean()
+    return float(1 - brier(y, p) / (prevalence * (1 - prevalence))) if not _is_one_class(outcome) else float("nan")
+
+
+def share(part: ArrayLike, whole: ArrayLike) -> float:
+    """Sum of one column over the sum of another, for example alerts on those who died over all alerts.
+
+    Args:
+        part: (n,) numbers, nothing negative.
+        whole: (n,) numbers, nothing negative.
+
+    Returns:
+        The ratio, or nan when the whole is 0.
+
+    Raises:
+        InputError: an empty array or NaN.
+        ShapeError: the lengths differ.
+    """
+    numerator, denominator = _checked_numbers("part", part), _checked_numbers("whole", whole)
+    _require_equal_length(numerator, denominator)
+    total = denominator.sum()
+    return float(numerator.sum() / total) if total > 0 else float("nan")
+
+
+def negative_log_likelihood(p_of_truth: ArrayLike) -> float:
+    """Mean surprise at the truth in nats; lower is better, log K is a blind guess among K.
+
+    Args:
+        p_of_truth: (n,) probability that the model gave to what was true; below 1e-12 it counts as 1e-12.
+
+    Raises:
+        InputError: an empty array, NaN, or values outside [0, 1].
+    """
+    return float(surprise(p_of_truth).mean())
+
+
+def surprise(p_of_truth: ArrayLike) -> Floats:
+    """(n,) -log p of each row; see `negative_log_likelihood`."""
+    probability = _checked_numbers("p_of_truth", p_of_truth)
+    if probability.min() < 0 or probability.max() > 1:
+        raise InputError(
+            f"p_of_truth must hold probabilities: expected 0 to 1, got {probability.min():g} to {probability.max():g}"
+        )
+    surprised: Floats = -np.log(np.maximum(probability, 1e-12))
+    return surprised
+
+
 def accuracy(y: ArrayLike, predicted: ArrayLike) -> float:
     """Share of rows whose predicted label is the true one.
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -17,32 +16,51 @@ from typing import Any
 
 from smallhold.device.durable_file import write_durably
 from smallhold.evaluate import figures
+from smallhold.evaluate.report_parts import (
+    cell,
+    class_of,
+    fact_list,
+    figure,
+    fold,
+    grouped,
+    head,
+    table,
+    titled,
+    unbroken,
+    words,
+)
+from smallhold.evaluate.report_sections import (
+    all_differences,
+    besides_section,
+    burden_section,
+    calibration_section,
+    classes_section,
+    subgroup_section,
+)
 from smallhold.evaluate.result import (
     METRICS,
     MODELS,
     Curves,
     Difference,
-    IntervalJson,
     MetricName,
     Patient,
     Result,
     Row,
-    SubgroupRow,
     horizon_name,
     model_name,
+    population,
     reported_metrics,
     require_result,
 )
+from smallhold.evaluate.sheets import intended_use, sheet_html
 from smallhold.evaluate.svg import Picture
 from smallhold.evaluate.tables import (
     ABSENT,
     NOT_A_DEVICE,
-    SIMULATED_NOTE,
     format_bytes,
     format_count,
-    format_difference,
     format_milliseconds,
-    format_share,
+    simulated_note,
 )
 from smallhold.evaluate.timeline import evidence_at, timeline_picture
 from smallhold.evaluate.verdict import SHIPPED, Outcome, compared_metric, difference_interval, judge, verdict
@@ -54,8 +72,20 @@ _MEANING = {
     "“best” chose it on these very patients, which is optimistic.",
     "ECE": "Expected calibration error: mean gap between predicted and observed share, in 15 bins. Lower is better.",
     "Brier": "Mean squared difference between probability and outcome. Lower is better.",
+    "Brier skill": "Share of the Brier score of the best constant guess that the model saves; 0 is no better than it.",
     "Coverage": "Share of patients for whom the model answered. All other figures are over all patients.",
 }
+_MEANING_OF_TEXTS = {
+    "Accuracy": "Share of texts whose most probable label is the true one.",
+    "Macro-F1": "Mean over labels of the harmonic mean of precision and recall: a rare label counts as much as a "
+    "common one.",
+    "NLL": "Mean surprise at the truth in nats. Lower is better.",
+    "ECE": "Expected calibration error of the most probable label: mean gap between confidence and share of right "
+    "answers, in 15 bins. Lower is better.",
+    "Coverage": "Share of texts for which the model answered. All other figures are over all texts.",
+}
+#: Whom the picture shows the shipped model against; all others stand in the folded table below it.
+_DRAWN_RIVALS = ("trees", "news2", "saps1", "tfidf", "majority")
 
 
 def write_report(result: dict[str, Any] | Result, path: Path) -> Path:
@@ -85,9 +115,15 @@ def render_report(result: Result) -> str:
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     sections = [
         ("results", "Results", _results(result)),
+        ("besides", "Beside other bundles", besides_section(result)),
+        ("burden", "Alert burden", burden_section(result)),
+        ("calibration", "Calibration and abstention", calibration_section(result)),
+        ("subgroups", "Subgroups", subgroup_section(result)),
+        ("labels", "Labels", classes_section(result)),
         ("curves", "Curves", _curves(result)),
         ("patient", "One patient, hour by hour", _patient(result)),
         ("footprint", "Size and speed", _footprint(result)),
+        ("intended-use", "Intended use and limits", sheet_html(intended_use(result))),
         ("reproduce", "How to reproduce", _reproduce(result)),
     ]
     sections = [section for section in sections if section[2]]
@@ -96,7 +132,7 @@ def render_report(result: Result) -> str:
         f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{title}</h2>\n{content}\n</section>'
         for key, title, content in sections
     )
-    title = _titled(f"{result['task']} on {result['data_set']}", result)
+    title = titled(f"{result['task']} on {result['data_set']}", result)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -117,7 +153,7 @@ def render_report(result: Result) -> str:
 {body}
 </main>
 <footer><p>{NOT_A_DEVICE}. Smallhold is a research and engineering tool; no figure on this page is evidence of safety
-or benefit in care.{f" {SIMULATED_NOTE}." if result["is_simulated"] else ""}</p></footer>
+or benefit in care.{f" {simulated_note(result)}." if result["is_simulated"] else ""}</p></footer>
 </body>
 </html>
 """
@@ -125,73 +161,71 @@ or benefit in care.{f" {SIMULATED_NOTE}." if result["is_simulated"] else ""}</p>
 
 def _header(result: Result) -> str:
     judged = verdict(result)
-    level = result.get("interval_level", 0.95)
+    level, (count, noun) = result.get("interval_level", 0.95), population(result)
     facts = [
         ("Task", result["task"]),
         ("Data", result["data_set"] + (" (simulated)" if result["is_simulated"] else "")),
         ("Split", result["split"]),
-        ("Patients", format_count(result["num_patients"])),
+        (noun.capitalize(), format_count(count)),
     ]
     bundle = result.get("bundle", {})
     if "name" in bundle:
         facts.append(("Bundle", f"{bundle['name']} {bundle.get('version', '')}".strip()))
     differences = result.get("differences", [])
     judged_by = METRICS[compared_metric(differences[0]) or "auroc"] if differences else METRICS["auroc"]
-    banner = f'<p class="simulated" role="note">{SIMULATED_NOTE}</p>' if result["is_simulated"] else ""
-    return f"""<h1 class="{judged.tone}">{_unbroken(escape(judged.sentence))}</h1>
+    banner = f'<p class="simulated" role="note">{simulated_note(result)}</p>' if result["is_simulated"] else ""
+    return f"""<h1 class="{judged.tone}">{unbroken(escape(judged.sentence))}</h1>
 <p class="basis">Judged by the {level * 100:g}&nbsp;% bootstrap interval of the paired difference in {judged_by} on the
-same patients: an interval that contains 0 is a match within noise, not a win.</p>
+same {noun}: an interval that contains 0 is a match within noise, not a win.</p>
 <p class="not-a-device">{NOT_A_DEVICE}</p>
 {banner}
-{_facts(facts)}"""
+{fact_list(facts)}"""
 
 
 def _results(result: Result) -> str:
-    rows = sorted(result["rows"], key=_horizon)
-    caption = _titled("Every model at every horizon, over all patients; below each figure its interval", result)
-    parts = [_metric_table(rows, reported_metrics(rows), caption)]
-    meanings = "".join(f"<div><dt>{escape(word)}</dt><dd>{escape(text)}</dd></div>" for word, text in _MEANING.items())
-    parts.append(f'<details class="glossary"><summary>What the columns mean</summary><dl>{meanings}</dl></details>')
+    rows, noun = sorted(result["rows"], key=_horizon), population(result)[1]
+    caption = titled(f"Every model{_clock(rows)}, over all {noun}; below each figure its interval", result)
+    parts = [_metric_table(rows, reported_metrics(rows), caption, noun)]
+    meanings = _MEANING_OF_TEXTS if noun == "texts" else _MEANING
+    listed = "".join(f"<div><dt>{escape(word)}</dt><dd>{escape(text)}</dd></div>" for word, text in meanings.items())
+    parts.append(f'<details class="glossary"><summary>What the columns mean</summary><dl>{listed}</dl></details>')
+    parts += [f'<p class="remark">{escape(remark)}</p>' for remark in result.get("remarks", [])]
     differences = sorted(result.get("differences", []), key=_difference_order)
     if differences:
-        parts.append("<h3>Differences on the same patients</h3>")
+        parts.append(f"<h3>Differences on the same {noun}</h3>")
         metric = METRICS[compared_metric(differences[0]) or "auroc"]
-        picture = figures.difference_picture("differences", differences, metric, is_simulated=result["is_simulated"])
-        table = _difference_table(differences, metric, result)
-        parts.append(f'<div class="beside">{_figure(picture)}{table}</div>')
-    subgroups = result.get("subgroups", [])
-    by_group: dict[str, list[SubgroupRow]] = {}
-    for row in subgroups:
-        by_group.setdefault(row.get("subgroup", ""), []).append(row)
-    if by_group:
-        parts.append("<h3>Subgroups</h3>")
-    for group, members in by_group.items():
-        parts.append(_metric_table(sorted(members, key=_horizon), reported_metrics(subgroups), _titled(group, result)))
+        beside = [item["name"] for item in result.get("besides", [])]
+        rivals = [[SHIPPED, other] for other in (*_DRAWN_RIVALS, *beside)]
+        drawn = [item for item in differences if item["models"] in rivals] or differences
+        picture = figures.difference_picture("differences", drawn, metric, is_simulated=result["is_simulated"])
+        shown = _difference_table(drawn, metric, result)
+        parts.append(f'<div class="beside">{figure(picture)}{shown}</div>')
+        parts.append(fold("All differences, in every metric", all_differences(result)))
     return "\n".join(parts)
 
 
-def _metric_table(rows: Sequence[Row], names: Sequence[MetricName], caption: str) -> str:
-    head = "".join(f'<th scope="col">{METRICS[name]}</th>' for name in names)
+def _clock(rows: Sequence[Row]) -> str:
+    return " at every horizon" if any(row.get("horizon_h") is not None for row in rows) else ""
+
+
+def _metric_table(rows: Sequence[Row], names: Sequence[MetricName], caption: str, noun: str) -> str:
     groups: dict[float | None, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.get("horizon_h"), []).append(row)
     bodies = []
     for horizon_h, members in groups.items():
         counts = {row["n"] for row in members}
-        patients = f"{format_count(counts.pop())} patients" if len(counts) == 1 else ""
-        words = [f"After {horizon_name(horizon_h)}" if horizon_h is not None else "", patients]
-        lines = [_metric_row(row, names, has_count=not patients) for row in members]
-        title = ", ".join(word for word in words if word)
-        if title:
-            lines.insert(0, f'<tr><th scope="rowgroup" colspan="{len(names) + 1}">{title}</th></tr>')
-        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
-    return _table(caption, f'<thead><tr><th scope="col">model</th>{head}</tr></thead>{"".join(bodies)}', kind="sticky")
+        common = f"{format_count(counts.pop())} {noun}" if len(counts) == 1 else ""
+        title = [f"After {horizon_name(horizon_h)}" if horizon_h is not None else "", common]
+        lines = [_metric_row(row, names, "" if common else noun) for row in members]
+        bodies.append(grouped(", ".join(word for word in title if word), lines, len(names) + 1))
+    return table(caption, head(("model", *(METRICS[name] for name in names))) + "".join(bodies), kind="sticky")
 
 
-def _metric_row(row: Row, names: Sequence[MetricName], *, has_count: bool) -> str:
-    cells = "".join(_cell(row.get(name)) for name in names)
-    kind = _class(SHIPPED if row["model"] == SHIPPED else "")
-    count = f' <span class="range">{format_count(row["n"])} patients</span>' if has_count else ""
+def _metric_row(row: Row, names: Sequence[MetricName], noun: str) -> str:
+    cells = "".join(cell(row.get(name), is_difference=name == "brier_skill") for name in names)
+    kind = class_of(SHIPPED if row["model"] == SHIPPED else "")
+    count = f' <span class="range">{format_count(row["n"])} {noun}</span>' if noun else ""
     return f'<tr{kind}><th scope="row">{escape(model_name(row["model"]))}{count}</th>{cells}</tr>'
 
 
@@ -202,12 +236,11 @@ def _difference_table(differences: Sequence[Difference], metric: str, result: Re
         outcome = judge(interval)
         kind = {Outcome.BEATS: "better", Outcome.WORSE: "worse"}.get(outcome, "")
         lines.append(
-            f'<tr><th scope="row">{_unbroken(escape(figures.difference_label(item)))}</th>'
-            f"{_cell(interval, is_difference=True)}<td{_class(kind)}>{outcome}</td></tr>"
+            f'<tr><th scope="row">{unbroken(escape(figures.difference_label(item)))}</th>'
+            f"{cell(interval, is_difference=True)}<td{class_of(kind)}>{outcome}</td></tr>"
         )
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("compared", "difference", "reading"))
-    caption = _titled(f"Difference in {metric} on the same patients, below it its interval", result)
-    return _table(caption, f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", kind="sticky")
+    caption = titled(f"Difference in {metric} on the same {population(result)[1]}, below it its interval", result)
+    return table(caption, head(("compared", "difference", "reading")) + grouped("", lines, 3), kind="sticky")
 
 
 def _curves(result: Result) -> str:
@@ -218,12 +251,12 @@ def _curves(result: Result) -> str:
         horizon_h = float(key) if key else None
         ordered = dict(sorted(curves[key].items(), key=lambda item: _model_order(item[0])))
         rows = {row["model"]: row for row in result["rows"] if row.get("horizon_h") == horizon_h}
-        content = "".join(_figure(picture) for picture in _curve_pictures(position, ordered, rows, result))
+        content = "".join(figure(picture) for picture in _curve_pictures(position, ordered, rows, result))
         is_last = position == len(horizons) - 1
-        summary = f"After {horizon_name(horizon_h)}" if horizon_h is not None else "All patients"
+        summary = f"After {horizon_name(horizon_h)}" if horizon_h is not None else f"All {population(result)[1]}"
         parts.append(
             f'<details class="horizon"{" open" if is_last else ""}><summary>{summary}</summary>'
-            f'<div class="pictures">{content}</div></details>'
+            f'<div class="pictures pairs">{content}</div></details>'
         )
     return "\n".join(parts)
 
@@ -243,7 +276,11 @@ def _curve_pictures(position: int, curves: dict[str, Curves], rows: dict[str, Ro
         )
         pictures.append(drawn)
     if any(item.get("reliability") for item in curves.values()):
-        pictures.append(figures.reliability_picture(f"reliability{position}", curves, is_simulated=is_simulated))
+        noun = population(result)[1]
+        drawn = figures.reliability_picture(f"reliability{position}", curves, noun=noun, is_simulated=is_simulated)
+        pictures.append(drawn)
+    if any(item.get("risk_coverage") for item in curves.values()):
+        pictures.append(figures.risk_coverage_picture(f"risk{position}", curves, is_simulated=is_simulated))
     return pictures
 
 
@@ -254,7 +291,7 @@ def _patient(result: Result) -> str:
     picture = timeline_picture("timeline", patient, is_simulated=result["is_simulated"])
     key = "Dots are observed readings. Alerts: ▲ high, ◆ medium, ● low priority; hollow when the floor spoke alone."
     outcome = f"<p>Outcome: {escape(patient['outcome'])}.</p>" if patient.get("outcome") else ""
-    return outcome + _figure(picture, kind="broad", more=key) + _alert_table(patient, result)
+    return outcome + figure(picture, kind="broad", more=key) + _alert_table(patient, result)
 
 
 def _alert_table(patient: Patient, result: Result) -> str:
@@ -263,17 +300,15 @@ def _alert_table(patient: Patient, result: Result) -> str:
         cited = "; ".join(citation["text"] for citation in evidence_at(patient.get("risk", []), alert["hour"]))
         priority = alert["priority"] if alert["priority"] in ("high", "medium", "low") else "info"
         source = alert["source"] + (", degraded" if alert.get("is_degraded") else "")
-        words = "".join(f"<td>{escape(text)}</td>" for text in (source, alert["message"], cited or ABSENT))
+        cells = "".join(map(words, (source, alert["message"], cited or ABSENT)))
         lines.append(
             f'<tr><th scope="row">{alert["hour"]:.3g} h</th>'
-            f'<td class="priority-{priority}">{escape(alert["priority"])}</td>{words}</tr>'
+            f'<td class="priority-{priority}">{escape(alert["priority"])}</td>{cells}</tr>'
         )
     if not lines:
         return "<p>No alert was raised.</p>"
     columns = ("Hour", "Priority", "Source", "Message", "What the model cited then")
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    caption = _titled("Alerts of this patient", result)
-    return _table(caption, f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", kind="words")
+    return table(titled("Alerts of this patient", result), head(columns) + grouped("", lines, 5), kind="words")
 
 
 def _footprint(result: Result) -> str:
@@ -310,7 +345,7 @@ def _footprint(result: Result) -> str:
         for label, value, note in numbers
     )
     return (f'<dl class="numbers">{cards}</dl>' if cards else "") + (
-        f'<div class="pictures">{"".join(map(_figure, pictures))}</div>' if pictures else ""
+        f'<div class="pictures">{"".join(map(figure, pictures))}</div>' if pictures else ""
     )
 
 
@@ -321,59 +356,7 @@ def _reproduce(result: Result) -> str:
     facts.append(("Machine", result.get("machine", "")))
     facts.append(("Bundle digest (SHA-256 of its manifest)", result.get("bundle", {}).get("digest", "")))
     command = f"<pre><code>{escape(result['command'])}</code></pre>" if result.get("command") else ""
-    return command + _facts([(label, value) for label, value in facts if value])
-
-
-def _figure(picture: Picture, kind: str = "", more: str = "") -> str:
-    note = f'<span class="more">{escape(more)}</span>' if more else ""
-    svg = picture.svg
-    if kind == "broad":
-        svg = f'<div class="scroll" role="region" aria-label="{escape(picture.title)}" tabindex="0">{svg}</div>'
-    return (
-        f"<figure{_class(kind)}><figcaption>{escape(picture.title)}{note}</figcaption>{svg}"
-        f"<details><summary>In words</summary><p>{escape(picture.description)}</p></details></figure>\n"
-    )
-
-
-def _table(caption: str, content: str, kind: str = "") -> str:
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">'
-        f"<table{_class(kind)}><caption><span>{escape(caption)}</span></caption>{content}</table></div>"
-    )
-
-
-def _cell(interval: IntervalJson | None, *, is_difference: bool = False) -> str:
-    if interval is None or interval["value"] is None:
-        return f"<td>{ABSENT}</td>"
-    form = format_difference if is_difference else format_share
-    value = f'<span class="value">{form(interval["value"])}</span>'
-    if interval["low"] is None or interval["high"] is None or interval["low"] == interval["high"]:
-        return f"<td>{value}</td>"
-    joint = " to " if is_difference else "–"
-    return f'<td>{value} <span class="range">{form(interval["low"])}{joint}{form(interval["high"])}</span></td>'
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    items = "".join(_fact(label, value) for label, value in facts)
-    return f"<dl>{items}</dl>"
-
-
-def _fact(label: str, value: str) -> str:
-    is_long = len(value) > 30
-    return f"<div{_class('wide' if is_long else '')}><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>"
-
-
-def _titled(text: str, result: Result) -> str:
-    return f"{text} (simulated patients)" if result["is_simulated"] else text
-
-
-def _unbroken(text: str) -> str:
-    """Keep `48 h` on one line."""
-    return re.sub(r"(\d) h\b", "\\1&nbsp;h", text)
-
-
-def _class(name: str) -> str:
-    return f' class="{name}"' if name else ""
+    return command + fact_list([(label, value) for label, value in facts if value])
 
 
 def _value(interval: Any) -> float | None:

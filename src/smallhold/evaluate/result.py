@@ -1,7 +1,8 @@
 """What an evaluation writes and a report reads: the members of `result.json`, and their names in words.
 
-`task`, `split`, `data_set`, `is_simulated`, `num_patients` and `rows` are required. Everything else may be absent,
-and the report then leaves that section out. A figure that is undefined (one class only) is null, never left out.
+`task`, `split`, `data_set`, `is_simulated`, `num_patients` and `rows` are required; a task that reads texts has
+`num_texts` in the place of `num_patients`. Everything else may be absent, and the report then leaves that section out.
+A figure that is undefined (one class only) is null, never left out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from smallhold.errors import InputError
+from smallhold.evaluate.calibration_noise import NoiseJson
 
 
 class IntervalJson(TypedDict):
@@ -34,16 +36,26 @@ class Row(TypedDict, total=False):
     event1: IntervalJson | None
     event1_best: IntervalJson | None
     ece: IntervalJson | None
+    ece_noise: NoiseJson | None
     brier: IntervalJson | None
+    brier_skill: IntervalJson | None
     coverage: IntervalJson | None
     accuracy: IntervalJson | None
     macro_f1: IntervalJson | None
+    nll: IntervalJson | None
 
 
 class SubgroupRow(Row, total=False):
-    """A row over some of the patients, for example `subgroup` = "age 65 and over"."""
+    """The shipped model on some of the rows: `attribute` = "age", `subgroup` = "65 to 79".
 
+    With fewer than ten rows of either outcome `is_too_small` is true and no figure stands there.
+    """
+
+    attribute: str
     subgroup: str
+    num_events: int
+    is_too_small: bool
+    alert_rate: IntervalJson
 
 
 class Difference(TypedDict, total=False):
@@ -52,19 +64,104 @@ class Difference(TypedDict, total=False):
     horizon_h: float | None
     models: list[str]
     auroc: IntervalJson
+    auprc: IntervalJson
+    event1: IntervalJson
     accuracy: IntervalJson
+    macro_f1: IntervalJson
+
+
+class LeadTime(TypedDict):
+    """Hours from the first alert to the end of the observed record: `low` and `high` are the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Burden(TypedDict, total=False):
+    """What one model's alerts would cost at one operating point, when it is asked every hour.
+
+    `threshold` is a probability for a model and points for a score, null when even one alert would be too many;
+    `threshold_from` is `calibration`, `these patients` (optimistic) or `bundle`. `alerts` counts rises: hours at or
+    above the threshold after one below. `ppv` and `sensitivity` count patients with at least one alert.
+    """
+
+    model: str
+    operating_point: str
+    threshold: float | None
+    threshold_from: str
+    patient_days: float
+    alerts: int
+    alerts_per_patient_day: IntervalJson
+    false_alerts_per_patient_day: IntervalJson
+    assessment_rate: IntervalJson
+    ppv: IntervalJson
+    sensitivity: IntervalJson
+    lead_time_h: LeadTime | None
+
+
+class Beside(TypedDict, total=False):
+    """Another bundle, measured on the same rows; `name` is its model in `rows` and `differences`."""
+
+    name: str
+    bundle: str
+    digest: str
+    total_bytes: int
+
+
+class ClassRow(TypedDict, total=False):
+    """One label of a text task, as the shipped model answers; null with fewer than ten texts of that label."""
+
+    label: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class Confusion(TypedDict):
+    """So many texts of one label were given another."""
+
+    truth: str
+    answer: str
+    n: int
 
 
 class Curves(TypedDict, total=False):
     """Curves of one model at one horizon; a score that is no probability has no `reliability`.
 
     `roc`: [false positive rate, true positive rate]; `pr`: [recall, precision];
-    `reliability`: [mean prediction, observed share, count]; see the functions in `metrics`.
+    `reliability`: [mean prediction, observed share, count]; `risk_coverage`: [share answered, share wrong of those];
+    `aurc`: the area under the latter. See the functions in `metrics` and `risk_coverage`.
     """
 
     roc: list[list[float]]
     pr: list[list[float]]
     reliability: list[list[float]]
+    risk_coverage: list[list[float]]
+    aurc: float
+
+
+class PromiseRow(TypedDict):
+    """How often the prediction set held the truth, with its exact interval; `choice` null: all choices together."""
+
+    horizon_h: float | None
+    choice: str | None
+    n: int
+    coverage: IntervalJson
+    answered: float
+    wrong: float
+    set_size: float
+
+
+class Promise(TypedDict):
+    """What the field promised, the truth missing from the set with probability alpha at most, and how it went."""
+
+    alpha: float
+    is_by_choice: bool
+    is_feasible: bool
+    smallest_alpha: float
+    rows: list[PromiseRow]
 
 
 class BundleFile(TypedDict):
@@ -76,13 +173,14 @@ class BundleFile(TypedDict):
 
 
 class BundleInfo(TypedDict, total=False):
-    """Which bundle was measured; `digest` is the SHA-256 of its manifest."""
+    """Which bundle was measured; `digest` is the SHA-256 of its manifest, `training_data` names data sets."""
 
     name: str
     version: str
     digest: str
     files: list[BundleFile]
     total_bytes: int
+    training_data: list[str]
 
 
 class LatencySummary(TypedDict):
@@ -174,9 +272,18 @@ class Result(TypedDict, total=False):
     data_set: str
     is_simulated: bool
     num_patients: int
+    num_texts: int
     bundle: BundleInfo
     rows: list[Row]
     subgroups: list[SubgroupRow]
+    burden: list[Burden]
+    besides: list[Beside]
+    classes: list[ClassRow]
+    confusions: list[Confusion]
+    promise: Promise
+    remarks: list[str]
+    intended_use: str
+    known_limits: str
     differences: list[Difference]
     curves: dict[str, dict[str, Curves]]
     latency: Latency
@@ -192,9 +299,21 @@ class Result(TypedDict, total=False):
     seed: int
 
 
-_REQUIRED = ("task", "split", "data_set", "is_simulated", "num_patients", "rows")
+_REQUIRED = ("task", "split", "data_set", "is_simulated", "rows")
 
-MetricName = Literal["auroc", "auprc", "event1", "event1_best", "ece", "brier", "coverage", "accuracy", "macro_f1"]
+MetricName = Literal[
+    "auroc",
+    "auprc",
+    "event1",
+    "event1_best",
+    "ece",
+    "brier",
+    "brier_skill",
+    "coverage",
+    "accuracy",
+    "macro_f1",
+    "nll",
+]
 # In the order of the tables.
 METRICS: dict[MetricName, str] = {
     "auroc": "AUROC",
@@ -203,8 +322,10 @@ METRICS: dict[MetricName, str] = {
     "macro_f1": "macro-F1",
     "event1": "event 1",
     "event1_best": "event 1, best",
+    "nll": "NLL",
     "ece": "ECE",
     "brier": "Brier",
+    "brier_skill": "Brier skill",
     "coverage": "coverage",
 }
 
@@ -213,9 +334,17 @@ MODELS = {
     "trees": "boosted trees",
     "trees+shipped": "trees + shipped",
     "news2": "NEWS2",
+    "mews": "MEWS",
+    "qsofa": "qSOFA",
+    "sirs": "SIRS",
     "saps1": "SAPS-I",
     "teacher": "teacher",
+    "words": "observation words",
     "fp32": "uncompressed",
+    "tfidf": "TF-IDF",
+    "majority": "commonest label",
+    "ngrams": "n-grams alone",
+    "trunk": "trunk alone",
 }
 
 
@@ -227,6 +356,11 @@ def model_name(model: str) -> str:
 def horizon_name(horizon_h: float | None) -> str:
     """`48 h`, or empty for a task without a clock."""
     return "" if horizon_h is None else f"{horizon_h:g} h"
+
+
+def population(result: Result) -> tuple[int, str]:
+    """How many were measured, and what they are: `(966, "patients")` or `(308, "texts")`."""
+    return (result["num_texts"], "texts") if "num_texts" in result else (result["num_patients"], "patients")
 
 
 def reported_metrics(rows: list[Row] | list[SubgroupRow]) -> list[MetricName]:
@@ -243,6 +377,8 @@ def require_result(result: Any) -> Result:
     if not isinstance(result, dict):
         raise InputError(f"an evaluation result must be a JSON object, got {type(result).__name__}")
     missing = [name for name in _REQUIRED if name not in result]
+    if not {"num_patients", "num_texts"} & result.keys():
+        missing.append("num_patients or num_texts")
     if missing:
         raise InputError(
             f"an evaluation result lacks {', '.join(missing)}", hint="write it again: smallhold evaluate BUNDLE --json"

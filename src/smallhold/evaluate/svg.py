@@ -119,7 +119,7 @@ def draw(
         figure = Figure(figsize=size_inches, layout="constrained")
         paint(figure)
         if is_simulated:
-            figure.supxlabel("simulated patients", x=0.995, ha="right", fontsize=7.5, color=MUTED, style="italic")
+            figure.supxlabel("simulated data", x=0.995, ha="right", fontsize=7.5, color=MUTED, style="italic")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Picture(_inline(buffer.getvalue(), name, title, description), title, description)
 

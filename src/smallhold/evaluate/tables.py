@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from smallhold.evaluate.result import METRICS, IntervalJson, Result, horizon_name, reported_metrics
+from smallhold.evaluate.result import METRICS, IntervalJson, Result, horizon_name, population, reported_metrics
 from smallhold.evaluate.verdict import verdict
 
 SIMULATED_NOTE = "Simulated patients: shows that the machinery works, says nothing about clinical value"
@@ -13,6 +13,12 @@ ABSENT = "–"  # an en dash reads better in a column than an empty cell
 _WIDTH = 100
 _WITH_INTERVAL = 3  # the first so many metrics show their interval in the terminal
 _SHORT = {"event1": "event1", "event1_best": "best", "macro_f1": "macro-F1", "coverage": "cover"}
+_LEFT_TO_THE_REPORT = ("brier_skill",)  # for width: it says again what Brier and the prevalence say
+
+
+def simulated_note(result: Result) -> str:
+    """What must stand beside figures that nobody real stands behind."""
+    return SIMULATED_NOTE.replace("patients", population(result)[1])
 
 
 def format_share(value: float | None) -> str:
@@ -59,7 +65,7 @@ def format_table(result: Result) -> str:
         applies. The first three metrics carry their interval as low-high.
     """
     rows = sorted(result["rows"], key=lambda row: row.get("horizon_h") or 0)
-    names = reported_metrics(rows)
+    names = [name for name in reported_metrics(rows) if name not in _LEFT_TO_THE_REPORT]
     header = ["at", "model", "n", *(_SHORT.get(name, METRICS[name]) for name in names)]
     lines = [header]
     previous = None
@@ -73,10 +79,10 @@ def format_table(result: Result) -> str:
     spare = _WIDTH - sum(widths) - 2 * (len(widths) - 1)
     widths[1] = max(6, min(widths[1], widths[1] + spare))
     body = "\n".join(_line(line, widths) for line in lines)
-    kind = "simulated patients" if result["is_simulated"] else "patients"
-    count = format_count(result["num_patients"])
-    title = f"{result['task']}: {count} {kind}, {result['data_set']}, split {result['split']}"
-    notes = [NOT_A_DEVICE] if not result["is_simulated"] else [SIMULATED_NOTE, NOT_A_DEVICE]
+    count, noun = population(result)
+    kind = f"simulated {noun}" if result["is_simulated"] else noun
+    title = f"{result['task']}: {format_count(count)} {kind}, {result['data_set']}, split {result['split']}"
+    notes = [NOT_A_DEVICE] if not result["is_simulated"] else [simulated_note(result), NOT_A_DEVICE]
     return "\n".join([*_wrap(verdict(result).sentence), "", *_wrap(title), body, *(f"{note}." for note in notes)])
 
 

@@ -14,9 +14,11 @@ from smallhold.evaluate.result import METRICS, Difference, IntervalJson, MetricN
 
 SHIPPED = "shipped"
 # What every report answers for, also by saying that a comparison was not made.
-_SIMPLE = ("trees", "news2")
-# The shipped model's own kin: compared in the tables, but no simpler than it is.
-_KIN = ("trees+shipped", "fp32", "teacher")
+_SIMPLE = ("trees", "news2", "tfidf")
+# The shipped model's own kin: compared in the tables, but no simpler than it is. So are bundles measured beside it.
+_KIN = ("trees+shipped", "words", "fp32", "teacher", "ngrams", "trunk")
+# Named only where they are not beaten: a sentence that lists six scores is not read.
+_QUIET = ("mews", "qsofa", "sirs", "majority")
 
 
 class Outcome(StrEnum):
@@ -72,13 +74,22 @@ def verdict(result: Result) -> Verdict:
         does not.
     """
     differences = result.get("differences", [])
-    ours = [item for item in differences if item["models"][0] == SHIPPED and item["models"][1] not in _KIN]
+    kin = {*_KIN, *(item["name"] for item in result.get("besides", []))}
+    ours = [item for item in differences if item["models"][0] == SHIPPED and item["models"][1] not in kin]
+    beaten = {
+        name
+        for name in _QUIET
+        if all(judge(difference_interval(item)) is Outcome.BEATS for item in ours if item["models"][1] == name)
+    }
+    ours = [item for item in ours if item["models"][1] not in beaten]
     ours.sort(key=lambda item: item.get("horizon_h") or 0)
     rivals = list(dict.fromkeys(item["models"][1] for item in ours))
     in_rows = {row["model"] for row in result["rows"]}
-    rivals += [name for name in _SIMPLE if name in in_rows and name not in rivals]
+    expected = {*in_rows, *(["tfidf"] if "num_texts" in result else [])}
+    rivals += [name for name in _SIMPLE if name in expected and name not in rivals]
     rivals.sort(key=lambda name: _SIMPLE.index(name) if name in _SIMPLE else len(_SIMPLE))
-    where = "On simulated patients, the" if result["is_simulated"] else "The"
+    noun = "texts" if "num_texts" in result else "patients"
+    where = f"On simulated {noun}, the" if result["is_simulated"] else "The"
     if not rivals:
         return Verdict(
             f"{where} shipped model was not compared with anything simpler: nothing here says whether it is needed.",

@@ -166,7 +166,7 @@ class Risk:
         choice: The chosen closed value, or None when abstained.
         probabilities: Calibrated probability of every closed choice; they sum to 1.
         confidence: The largest of them.
-        has_abstained: True when confidence is below the threshold fitted on the calibration split.
+        has_abstained: True when more than one answer is possible at the error that the bundle promises.
         horizon_h: Hours of record that the decision rests on.
         model: Which model spoke: `shipped`, `trees`, ...
         latency_ms: Wall time from the event to this record.

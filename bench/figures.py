@@ -1,0 +1,252 @@
+"""Measure every published figure again, from a seed: `make figures`.
+
+Each measurement is one `smallhold evaluate` as a user would type it. Its result lies in `docs/figures/NAME.json`
+without what differs from run to run (latency, machine, dates), so that a changed figure shows up as a changed line; the
+tables in `docs/figures/README.md` are made of these files and of nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "docs" / "figures"
+#: Name of the file to what is measured.
+MEASUREMENTS: dict[str, tuple[str, ...]] = {
+    "base": ("models/base",),
+    "icu-risk": ("models/hospital", "--task", "icu-risk"),
+    "triage": ("models/hospital", "--task", "triage"),
+    "note-specialty": ("models/hospital", "--task", "note-specialty"),
+    "evidence": ("models/hospital", "--task", "evidence"),
+    "news-sentiment": ("models/finance", "--task", "news-sentiment"),
+    "support-intent": ("models/finance", "--task", "support-intent"),
+}
+#: Members that differ from run to run, or that only a report draws.
+_LEFT_OUT = ("command", "machine", "curves", "training", "besides", "files", "seconds")
+_DEADLINE_SECONDS = 3600
+_BEGIN, _END = "<!-- made by bench/figures.py -->", "<!-- until here -->"
+_SHOWN_MODELS = {
+    "shipped": "shipped, int8, alone",
+    "trees+shipped": "trees and shipped together",
+    "words": "shipped, by observation words",
+    "trees": "gradient-boosted trees",
+    "news2": "NEWS2",
+    "saps1": "SAPS-I",
+}
+_METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "event1": "event 1",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "ece": "ECE",
+    "brier_skill": "Brier skill",
+    "coverage": "answered",
+}
+
+
+def main() -> int:
+    """Measure what was asked for, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*MEASUREMENTS, []], help="default: all")
+    parser.add_argument("--data", default=os.environ.get("SMALLHOLD_DATA"), help="default $SMALLHOLD_DATA")
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
+    parser.add_argument(
+        "--check", action="store_true", help="measure and write nothing: are the tables those figures'?"
+    )
+    args = parser.parse_args()
+    if args.check:
+        return check()
+    if not args.tables_only:
+        if not args.data:
+            parser.error("real data are needed: set SMALLHOLD_DATA or give --data")
+        FIGURES.mkdir(exist_ok=True)
+        for name in args.names or MEASUREMENTS:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            result = measure(name, args.data)
+            write(FIGURES / f"{name}.json", json.dumps(without(result), indent=1, sort_keys=True) + "\n")
+    for path, text in pages().items():
+        write(path, text)
+    return 0
+
+
+def check() -> int:
+    """Whether every page says what the figures say."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: not what docs/figures/*.json say; run bench/figures.py --tables-only")
+    return 1 if stale else 0
+
+
+def pages() -> dict[Path, str]:
+    """Every page that shows figures, as it should be."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return {FIGURES / "README.md": tables(), readme: f"{before}{_BEGIN}\n{summary()}{_END}{after}"}
+
+
+def measure(name: str, data: str) -> dict[str, Any]:
+    """What `smallhold evaluate` says on the test split."""
+    words = [*MEASUREMENTS[name], "--split", "test", "--data", data, "--seed", "0", "--json"]
+    if name != "base":
+        words += ["--trusted-keys", "models/trusted_keys", "--quality-only"]
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "smallhold.cli.main", "evaluate", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"smallhold evaluate {' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def without(value: Any) -> Any:
+    """The result without what changes from run to run; figures in six significant digits."""
+    if isinstance(value, dict):
+        return {key: without(item) for key, item in value.items() if key not in _LEFT_OUT}
+    if isinstance(value, list):
+        return [without(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def tables() -> str:
+    """Markdown of all measurements that are there."""
+    parts = [
+        "# Figures\n",
+        "Test split, seed 0, 95 % bootstrap intervals; made by `make figures`, never by hand. "
+        "What was tried on the way, and on which machine, is in [experiments](../experiments.md).\n",
+    ]
+    for name in MEASUREMENTS:
+        path = FIGURES / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            parts.append(base_table(result) if name == "base" else task_table(name, result))
+    return "\n".join(parts)
+
+
+def summary() -> str:
+    """The README's tables: the signal task by hour, the text tasks, the base by language."""
+    results = {name: json.loads((FIGURES / f"{name}.json").read_text()) for name in MEASUREMENTS if _is_there(name)}
+    parts = []
+    if icu := results.get("icu-risk"):
+        hours = sorted({row["horizon_h"] for row in icu["rows"]})
+        lines = [f"| AUROC, {icu['num_patients']:,} test stays | {' | '.join(f'{hour:g} h' for hour in hours)} |"]
+        lines.append(f"| --- |{' --- |' * len(hours)}")
+        for model in _SHOWN_MODELS:
+            found = {row["horizon_h"]: row["auroc"]["value"] for row in icu["rows"] if row["model"] == model}
+            if found:
+                cells = " | ".join(short(found.get(hour)) for hour in hours)
+                lines.append(f"| {_SHOWN_MODELS[model]} | {cells} |")
+        parts.append("\n".join(lines) + "\n")
+    texts = {name: result for name, result in results.items() if "num_texts" in result}
+    if texts:
+        lines = [
+            "| Text task, test split | texts | shipped | n-grams alone | trunk alone | TF-IDF |",
+            "| --- |" + " --- |" * 5,
+        ]
+        for name, result in texts.items():
+            said = {row["model"]: row for row in result["rows"]}
+            cells = " | ".join(both(said.get(model)) for model in ("shipped", "ngrams", "trunk", "tfidf"))
+            lines.append(f"| {name}: accuracy / macro-F1 | {result['num_texts']:,} | {cells} |")
+        parts.append("\n".join(lines) + "\n")
+    if base := results.get("base"):
+        lines = ["| Base model, bits per byte | model | 5-gram | xz -9e |", "| --- | --- | --- | --- |"]
+        for language, item in base["languages"].items():
+            said = item["bits_per_byte"]
+            grams = min(said[key]["value"] for key in ("ngram", "ngram_same_language"))
+            xz = min(value(said["xz"]), value(said["xz_primed"]))
+            lines.append(f"| {language} | {said['model']['value']:.3f} | {grams:.3f} | {xz:.3f} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _is_there(name: str) -> bool:
+    return (FIGURES / f"{name}.json").exists()
+
+
+def value(figure: Any) -> float:
+    """A figure with or without an interval."""
+    return float(figure["value"] if isinstance(figure, dict) else figure)
+
+
+def short(figure: float | None) -> str:
+    """Three decimals without the leading zero, as in the field."""
+    return "" if figure is None else f"{figure:.3f}".removeprefix("0")
+
+
+def both(row: dict[str, Any] | None) -> str:
+    """Accuracy and macro-F1 of one model."""
+    if row is None:
+        return ""
+    return f"{short(row['accuracy']['value'])} / {short(row['macro_f1']['value'])}"
+
+
+def base_table(result: dict[str, Any]) -> str:
+    """The base model beside what it has to beat."""
+    from smallhold.evaluate.base_model import format_base_table
+
+    return f"## models/base\n\n{format_base_table(result)}\n"
+
+
+def task_table(name: str, result: dict[str, Any]) -> str:
+    """One task: every model at every horizon, and the paired differences."""
+    present = [m for m in _METRICS if any(row.get(m) for row in result["rows"])]
+    has_clock = any(row.get("horizon_h") for row in result["rows"])
+    size = result.get("num_patients") or result.get("num_texts")
+    head = ([" at "] if has_clock else []) + [" model ", *(f" {_METRICS[m]} " for m in present)]
+    lines = [
+        f"## {MEASUREMENTS[name][0]}, {name}",
+        "",
+        f"{result['data_set']}, {size:,} {'patients' if result.get('num_patients') else 'texts'}.",
+        "",
+        f"|{'|'.join(head)}|",
+        f"|{'|'.join([' --- '] * len(head))}|",
+    ]
+    for row in sorted(result["rows"], key=lambda row: row.get("horizon_h") or 0):
+        at = [f" {row['horizon_h']:g} h "] if has_clock else []
+        cells = [cell(row.get(m), is_wide=m in ("auroc", "accuracy", "macro_f1")) for m in present]
+        lines.append(f"|{'|'.join([*at, ' ' + row['model'] + ' ', *cells])}|")
+    lines += ["", "Paired differences (first minus second):", ""]
+    for item in result.get("differences", []):
+        at = f"{item['horizon_h']:g} h, " if item.get("horizon_h") else ""
+        for metric in ("auroc", "accuracy", "macro_f1"):
+            if item.get(metric):
+                label = f"{_METRICS[metric]}"
+                lines.append(f"- {at}{' minus '.join(item['models'])}, {label}: {signed(item[metric])}")
+    return "\n".join(lines) + "\n"
+
+
+def cell(figure: dict[str, float] | None, *, is_wide: bool) -> str:
+    """A figure, with its interval where there is room."""
+    if not figure or figure.get("value") is None:
+        return "  "
+    value = f" {figure['value']:.3f}"
+    return f"{value} ({figure['low']:.3f} to {figure['high']:.3f}) " if is_wide and figure.get("low") else value + " "
+
+
+def signed(figure: dict[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{figure['value']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    from smallhold.device.durable_file import write_durably
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, [text.encode()], mode=0o644)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
