@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench figures clean
+.PHONY: help demo test lint format docs system bench models figures clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs     regenerate the reference of the command line"
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make bench    measure the session against its peers on this machine"
+	@echo "make models   train the base and the sectors' models, sign with a new key (needs SMALLHOLD_DATA; hours)"
 	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
 
@@ -41,6 +42,19 @@ system:
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py
+
+# Each step continues what an interrupted call left. The private key stays in runs/publisher, which git ignores.
+models: .venv/demo.stamp
+	$(BIN)/smallhold teach pretrain base --out runs/base
+	mkdir -p models/base models/trusted_keys
+	cp runs/base/checkpoint/* models/base/
+	$(BIN)/smallhold device --home runs/publisher init
+	for sector in hospital finance; do \
+	  $(BIN)/smallhold teach train $$sector --out runs/$$sector && \
+	  $(BIN)/smallhold compress runs/$$sector && \
+	  $(BIN)/smallhold bundle --home runs/publisher build runs/$$sector --out models/$$sector || exit 1; \
+	done
+	cp runs/publisher/trust/*.pem models/trusted_keys/
 
 figures: .venv/test.stamp
 	$(BIN)/python bench/figures.py

@@ -380,7 +380,7 @@ class TaskSession:
         return None if field.conformal is None else field.conformal.group_at(self.bins)
 
     def _margin(self, name: str, logits: FloatArray) -> float:
-        """Log-odds of the positive choice against all others; before an isotonic map, whose steps would hide effects."""
+        """Log-odds of the positive choice against all others; before isotonic steps, which would hide effects."""
         plan, field = self._local.plans[name], self._local.task.field(name)
         asked = logits[list(plan.deciding)].astype(np.float64) / field.temperature
         asked += np.array(field.bias or 0.0)

@@ -49,6 +49,12 @@ class BundleSource:
     created: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _TrainedOn:
+    data_set: str
+    digest: str
+
+
 def is_joint_run(run: Path) -> bool:
     """Whether a run taught several tasks.
 
@@ -75,7 +81,8 @@ def _of_single(source: BundleSource) -> tuple[BundleRequest, bool]:
         stays = simulate_ward(ward.num_stays, ward.seed, ward.hours)
     else:
         stays = icu_risk.load_stays(source.data_dir)
-    part = _signal_part(source, Path("task.json"), stays, (Split.TRAIN.value,), summary.data_digest)
+    trained_on = _TrainedOn(summary.data_set, summary.data_digest)
+    part = _signal_part(source, Path("task.json"), stays, (Split.TRAIN.value,), trained_on)
     card = write_card(summary, encoding=source.encoding)
     return _request(source, recipe.bundle, (part,), (summary.data_set,), card), summary.is_simulated
 
@@ -86,11 +93,12 @@ def _of_joint(source: BundleSource) -> tuple[BundleRequest, bool]:
     parts: list[SignalPart | TextPart] = []
     for name in summary.tasks:
         place = Path("tasks") / f"{name}.json"
+        trained_on = _TrainedOn(summary.data[name]["data_set"], summary.data[name]["digest"])
         if Task.from_bytes((source.run / place).read_bytes()).text is None:
             stays = icu_risk.load_stays(source.data_dir)
-            parts.append(_signal_part(source, place, stays, splits, summary.data[name]["digest"]))
+            parts.append(_signal_part(source, place, stays, splits, trained_on))
         else:
-            parts.append(_text_part(source, place, sector, splits, summary.data[name]["digest"]))
+            parts.append(_text_part(source, place, sector, splits, trained_on))
     bundle = build_config(BundleChoice, summary.recipe["bundle"], "run.json, recipe, bundle")
     data_sets = tuple(sorted({item["data_set"] for item in summary.data.values()} | set(summary.base_data)))
     card = write_joint_card(summary, sector=sector, encoding=source.encoding)
@@ -98,12 +106,11 @@ def _of_joint(source: BundleSource) -> tuple[BundleRequest, bool]:
 
 
 def _signal_part(
-    source: BundleSource, task: Path, stays: list[Stay], splits: tuple[str, ...], digest: str
+    source: BundleSource, task: Path, stays: list[Stay], splits: tuple[str, ...], trained_on: _TrainedOn
 ) -> SignalPart:
     known = [stay for stay in stays if stay.died is not None]
-    _require_same(
-        digest_stays([stay for part in splits for stay in icu_risk.split(known, Split(part))]), digest, icu_risk.NAME
-    )
+    found = digest_stays([stay for part in splits for stay in icu_risk.split(known, Split(part))])
+    _require_same(found, trained_on.digest, icu_risk.NAME, trained_on.data_set)
     return SignalPart(
         task=Task.from_bytes((source.run / task).read_bytes()),
         trees=source.run / TEACHER_FILE,
@@ -111,11 +118,14 @@ def _signal_part(
     )
 
 
-def _text_part(source: BundleSource, place: Path, sector: str, splits: tuple[str, ...], digest: str) -> TextPart:
+def _text_part(
+    source: BundleSource, place: Path, sector: str, splits: tuple[str, ...], trained_on: _TrainedOn
+) -> TextPart:
     task = Task.from_bytes((source.run / place).read_bytes())
     examples = load_examples(find_task(task.name, sector), source.data_dir)
     trained = [example for part in splits for example in split(examples, Split(part))]
-    _require_same(sha256_hex(canonical_json([[e.text, e.label] for e in trained])), digest, task.name)
+    found = sha256_hex(canonical_json([[e.text, e.label] for e in trained]))
+    _require_same(found, trained_on.digest, task.name, trained_on.data_set)
     return TextPart(
         task=task,
         ngrams=NGramClassifier.from_bytes((source.run / "ngrams" / f"{task.name}.npz").read_bytes()),
@@ -123,10 +133,10 @@ def _text_part(source: BundleSource, place: Path, sector: str, splits: tuple[str
     )
 
 
-def _require_same(found: str, expected: str, task: str) -> None:
+def _require_same(found: str, expected: str, task: str, data_set: str) -> None:
     if found != expected:
         raise DataError(
-            f"task {task}: calibration needs the very data of the run; what was found differs from it",
+            f"task {task}: calibration needs the very data of the run, {data_set}; what was found differs from it",
             hint="give the folder of the data with --data DIR",
         )
 
