@@ -52,7 +52,7 @@ models: .venv/demo.stamp
 	for sector in hospital finance; do \
 	  $(BIN)/smallhold teach train $$sector --out runs/$$sector && \
 	  $(BIN)/smallhold compress runs/$$sector && \
-	  $(BIN)/smallhold bundle --home runs/publisher build runs/$$sector --out models/$$sector || exit 1; \
+	  $(BIN)/smallhold bundle build runs/$$sector --out models/$$sector --home runs/publisher || exit 1; \
 	done
 	cp runs/publisher/trust/*.pem models/trusted_keys/
 

@@ -1,0 +1,117 @@
+"""The weights that the repository carries: genuine, small enough, and alive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallhold.decide.local import LocalTask, open_bundle
+from smallhold.decide.text_task import LocalTextTask
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
+KEYS = MODELS / "trusted_keys"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)  # committed bundles do not expire
+BUNDLES = {
+    "hospital": ("icu-risk", "triage", "note-specialty", "evidence"),
+    "finance": ("news-sentiment", "support-intent"),
+}
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_weights_are_no_larger_than_promised() -> None:
+    assert size(MODELS / "base") <= 20_000_000
+    for name in BUNDLES:
+        assert size(MODELS / name) <= 15_000_000
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_shipped_bundle_is_genuine_and_every_task_decides(name: str) -> None:
+    bundle = open_bundle(MODELS / name, trusted_keys=KEYS, now=NOW)
+    assert bundle.manifest.tasks == BUNDLES[name] and not bundle.manifest.is_simulated
+    for task in bundle.manifest.tasks:
+        local = bundle.task(task)
+        if isinstance(local, LocalTextTask):
+            answer = local.decide("A short text about nothing that the model was trained on.").answers[local.field.name]
+        else:
+            session = local.session([0.0] * len(local.task.signal.static))
+            session.observe("HR", 130.0)
+            session.close_bin()
+            answer = session.decide().answers[local.task.fields[0].name]
+        assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+def test_both_runtimes_say_the_same() -> None:
+    fast = open_bundle(MODELS / "hospital", trusted_keys=KEYS, now=NOW)
+    slow = open_bundle(MODELS / "hospital", trusted_keys=KEYS, now=NOW, backend="reference")
+    text = ["I have had a throbbing pain on one side of my head since the morning, and light hurts."]
+    ours, theirs = (bundle.text_task("triage").logits(text) for bundle in (fast, slow))
+    np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+    local = fast.task("icu-risk")
+    assert isinstance(local, LocalTask)
+    assert local.word_door().words.card_ends[-1] == 48
+
+
+def test_what_is_obvious_is_answered() -> None:
+    hospital = open_bundle(MODELS / "hospital", trusted_keys=KEYS, now=NOW)
+    triage = hospital.text_task("triage")
+    logits = triage.logits(["My skin has red, itchy, scaly patches on the elbows and knees, with silvery flakes."])
+    assert triage.field.choices[int(logits[0].argmax())] == "Psoriasis"
+    sick, well = {"HR": 140.0, "SysABP": 70.0, "GCS": 3.0, "Lactate": 12.0}, {"HR": 75.0, "SysABP": 125.0, "GCS": 15.0}
+    risk = hospital.signal_task("icu-risk")
+    said = []
+    for readings in (sick, well):
+        session = risk.session(dict.fromkeys(risk.task.signal.static, 0.0))
+        for _ in range(12):
+            for code, value in readings.items():
+                session.observe(code, value)
+            session.close_bin()
+        said.append(session.decide().answers["in_hospital_death"].probabilities["yes"])
+    assert said[0] > 3 * said[1]
+
+
+def test_transformers_loads_the_base_and_continues_it() -> None:
+    pytest.importorskip("transformers", reason="the extra 'test' brings transformers")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "base")
+    model = AutoModelForCausalLM.from_pretrained(MODELS / "base", dtype=torch.float32)
+    ids = tokenizer("The patient was admitted to the hospital with", return_tensors="pt").input_ids
+    ids = torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], dim=1)
+    with torch.no_grad():
+        said = tokenizer.decode(model.generate(ids, max_new_tokens=12, do_sample=False)[0])
+    assert said.startswith("<bos>") and len(said) > len("The patient was admitted to the hospital with") + 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    before = model(ids, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    assert model(ids, labels=ids).loss < before
+
+
+def test_every_published_figure_is_the_measured_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "bench/figures.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+    assert {path.stem for path in (ROOT / "docs" / "figures").glob("*.json")} == {
+        "base",
+        *(task for tasks in BUNDLES.values() for task in tasks),
+    }
+
+
+def test_the_figures_belong_to_the_bundles_that_are_there() -> None:
+    for name, tasks in BUNDLES.items():
+        digest = open_bundle(MODELS / name, trusted_keys=KEYS, now=NOW).manifest.digest
+        for task in tasks:
+            measured = json.loads((ROOT / "docs" / "figures" / f"{task}.json").read_text())
+            assert measured["bundle"]["digest"] == digest, f"{task}: run make figures"
