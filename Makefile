@@ -47,7 +47,7 @@ bench: .venv/test.stamp
 models: .venv/demo.stamp
 	$(BIN)/smallhold teach pretrain base --out runs/base
 	mkdir -p models/base models/trusted_keys
-	cp runs/base/checkpoint/* models/base/
+	cp runs/base/checkpoint/* runs/base/run.json models/base/
 	$(BIN)/smallhold device --home runs/publisher init
 	for sector in hospital finance; do \
 	  $(BIN)/smallhold teach train $$sector --out runs/$$sector && \

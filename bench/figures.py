@@ -73,7 +73,22 @@ def main() -> int:
             write(FIGURES / f"{name}.json", json.dumps(without(result), indent=1, sort_keys=True) + "\n")
     for path, text in pages().items():
         write(path, text)
+    draw_loss()
     return 0
+
+
+def draw_loss() -> None:
+    """The base's loss over tokens, from the record that lies beside its weights."""
+    from smallhold.evaluate.loss_curve import loss_curve
+
+    run = json.loads((ROOT / "models" / "base" / "run.json").read_text())
+    per_step = 1e6 * run["recipe"]["training"]["million_tokens"] / run["loss"][-1][0]
+    loss_curve(
+        [(step * per_step, nats) for step, nats in run["loss"]],
+        ROOT / "docs" / "images" / "base-loss.png",
+        validation={"validation": [(step * per_step, bits) for step, bits in run["validation"]]},
+        title="models/base: pretraining",
+    )
 
 
 def check() -> int:

@@ -6,9 +6,15 @@ import argparse
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.errors import SmallholdError
+
+if TYPE_CHECKING:
+    from smallhold.teach.joint import JointSummary
+    from smallhold.teach.pretrain import PretrainSummary
+    from smallhold.teach.train import RunSummary
 
 EXAMPLE = "smallhold teach train icu-risk --out runs/icu-risk"
 
@@ -37,7 +43,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
     from smallhold.teach.joint_recipe import is_joint
-    from smallhold.teach.recipe import read_recipe
     from smallhold.teach.recipe_file import shipped_recipes
 
     if args.action == "list":
@@ -50,56 +55,58 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.threads < 1:
         raise SmallholdError(f"--threads: expected at least 1, got {args.threads}")
-    if args.action == "pretrain":
-        return _pretrain(args)
-    if is_joint(args.recipe):
-        return _train_sector(args)
-    recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
-    from smallhold.teach.train import run_training
-
     out = args.out or Path("runs") / Path(args.recipe).stem
-    stays = load_patients(recipe, args.data, simulated=args.simulated)
     progress = ProgressBar()
+    summary: RunSummary | JointSummary | PretrainSummary
     try:
-        summary = run_training(recipe, stays, out, progress=progress, threads=args.threads)
+        if args.action == "pretrain":
+            summary, line = _pretrain(args, out, progress)
+        elif is_joint(args.recipe):
+            summary, line = _train_sector(args, out, progress)
+        else:
+            summary, line = _train_task(args, out, progress)
     finally:
         progress.close()
     if args.json:
         print_json({"run": str(out), **asdict(summary)})
     else:
-        label = " (simulated)" if summary.is_simulated else ""
-        print(
-            f"trained on {summary.num_stays} patients of {summary.data_set}{label}, {summary.parameters:,} parameters, "
-            f"final loss {summary.loss[-1][1]:.4f}, {summary.training_seconds:.0f} s"
-        )
-    next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
+        print(line)
+    if args.action == "pretrain":
+        next_commands(f"smallhold evaluate {out}/checkpoint")
+    else:
+        next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
     return 0
 
 
-def _train_sector(args: argparse.Namespace) -> int:
+def _train_task(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tuple[RunSummary, str]:
+    from smallhold.teach.recipe import read_recipe
+
+    recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
+    from smallhold.teach.train import run_training
+
+    stays = load_patients(recipe, args.data, simulated=args.simulated)
+    summary = run_training(recipe, stays, out, progress=progress, threads=args.threads)
+    label = " (simulated)" if summary.is_simulated else ""
+    return summary, (
+        f"trained on {summary.num_stays} patients of {summary.data_set}{label}, {summary.parameters:,} parameters, "
+        f"final loss {summary.loss[-1][1]:.4f}, {summary.training_seconds:.0f} s"
+    )
+
+
+def _train_sector(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tuple[JointSummary, str]:
     from smallhold.teach.joint_recipe import read_joint_recipe
 
     recipe = read_joint_recipe(args.recipe)
     from smallhold.teach.joint import run_joint
 
-    out = args.out or Path("runs") / Path(args.recipe).stem
-    progress = ProgressBar()
-    try:
-        summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads)
-    finally:
-        progress.close()
-    if args.json:
-        print_json({"run": str(out), **asdict(summary)})
-    else:
-        print(
-            f"trained {', '.join(summary.tasks)} on one trunk, {summary.parameters:,} parameters, "
-            f"{sum(summary.steps.values())} steps, {summary.training_seconds:.0f} s"
-        )
-    next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
-    return 0
+    summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads)
+    return summary, (
+        f"trained {', '.join(summary.tasks)} on one trunk, {summary.parameters:,} parameters, "
+        f"{sum(summary.steps.values())} steps, {summary.training_seconds:.0f} s"
+    )
 
 
-def _pretrain(args: argparse.Namespace) -> int:
+def _pretrain(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tuple[PretrainSummary, str]:
     from smallhold.teach.pretrain_recipe import read_pretrain_recipe
 
     recipe = read_pretrain_recipe(args.recipe)
@@ -107,24 +114,13 @@ def _pretrain(args: argparse.Namespace) -> int:
     from smallhold.teach.joint_card import write_base_card
     from smallhold.teach.pretrain import run_pretraining
 
-    out = args.out or Path("runs") / Path(args.recipe).stem
-    progress = ProgressBar()
-    try:
-        summary = run_pretraining(recipe, args.data, out, progress=progress, threads=args.threads)
-    finally:
-        progress.close()
-    card = write_base_card(summary)
-    write_durably(out / "checkpoint" / "README.md", [card.encode()], mode=0o644)
-    if args.json:
-        print_json({"run": str(out), **asdict(summary)})
-    else:
-        print(
-            f"read {summary.tokens_read / 1e6:.1f} million tokens "
-            f"({summary.tokens_read / summary.pass_tokens:.2f} passes), {summary.parameters:,} parameters, "
-            f"validation {summary.validation[-1][1]:.3f} bits per byte, {summary.seconds:.0f} s"
-        )
-    next_commands(f"smallhold evaluate {out}/checkpoint")
-    return 0
+    summary = run_pretraining(recipe, args.data, out, progress=progress, threads=args.threads)
+    write_durably(out / "checkpoint" / "README.md", [write_base_card(summary).encode()], mode=0o644)
+    return summary, (
+        f"read {summary.tokens_read / 1e6:.1f} million tokens "
+        f"({summary.tokens_read / summary.pass_tokens:.2f} passes), {summary.parameters:,} parameters, "
+        f"validation {summary.validation[-1][1]:.3f} bits per byte, {summary.seconds:.0f} s"
+    )
 
 
 def load_patients(recipe, data: Path | None, *, simulated: bool):  # type: ignore[no-untyped-def]

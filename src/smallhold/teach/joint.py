@@ -30,7 +30,7 @@ from smallhold.decide.task import Task, TextDoor
 from smallhold.decide.words import NUM_BINS, WordSpec, hour_word, static_words, value_word, words_of_record
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError, SmallholdError
-from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, read_run_file
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint, save_checkpoint
 from smallhold.learn.loop import train
 from smallhold.learn.model import SignalModel, TrunkConfig
@@ -46,7 +46,7 @@ from smallhold.teach.ngrams import fit_ngrams
 from smallhold.teach.pretrain import CONTEXT_LENGTH, NO_SIGNAL
 from smallhold.teach.signal_task import make_task, signal_data, teach_by_trees
 from smallhold.teach.signal_training import SignalLoss
-from smallhold.teach.train import claim_folder, digest_stays, library_versions, supports_bf16
+from smallhold.teach.train import claim_folder, digest_stays, library_versions, read_record, supports_bf16
 from smallhold.teach.vocabulary import BOS, PAD, byte_tokenizer, extend_vocabulary, save_tokenizer, token_id
 
 Progress = Callable[[str, int, int], None]
@@ -188,12 +188,7 @@ def read_joint_summary(run: Path) -> JointSummary:
     Raises:
         DataError: the run is not finished, or the file is malformed.
     """
-    value = read_run_file(run)
-    try:
-        value["loss"] = [(int(step), float(loss)) for step, loss in value["loss"]]
-        return JointSummary(**value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"run {run}: run.json is malformed: {error}") from error
+    return read_record(JointSummary, run)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from smallhold.teach.vocabulary import byte_tokenizer
 from smallhold.version import __version__
 
 Progress = Callable[[str, int, int], None]
+Summary = TypeVar("Summary")
 #: Positions of the context: the prefix, 48 hours, and room for forced tokens.
 CONTEXT_LENGTH = 64
 
@@ -186,10 +187,19 @@ def read_summary(run: Path) -> RunSummary:
     Raises:
         DataError: the run is not finished, or the file is malformed.
     """
+    return read_record(RunSummary, run)
+
+
+def read_record(cls: Callable[..., Summary], run: Path) -> Summary:
+    """Read `run.json` as the record of one kind of run.
+
+    Raises:
+        DataError: the run is not finished, of another kind, or the file is malformed.
+    """
     value = read_run_file(run)
     try:
         value["loss"] = [(int(step), float(loss)) for step, loss in value["loss"]]
-        return RunSummary(**value)
+        return cls(**value)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"run {run}: run.json is malformed: {error}") from error
 
