@@ -44,7 +44,7 @@ def read_by_field(field: Field, margin: Floats, hour: int | None = None) -> Judg
     positive = field.choices.index(field.positive)
     logits = np.zeros((len(margin), 2))
     logits[:, positive] = margin
-    group = None if hour is None else str(hour)
+    group = None if hour is None or field.conformal is None else field.conformal.group_at(hour)
     probabilities = calibrate_logits(field, logits)
     return Judged(
         number=margin,
