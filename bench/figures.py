@@ -102,8 +102,10 @@ def check() -> int:
 def pages() -> dict[Path, str]:
     """Every page that shows figures, as it should be."""
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
+    before, begin, rest = readme.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise SystemExit(f"{readme.name}: expected the lines {_BEGIN} and {_END} around the figures")
     return {FIGURES / "README.md": tables(), readme: f"{before}{_BEGIN}\n{summary()}{_END}{after}"}
 
 
@@ -247,11 +249,17 @@ def cell(figure: dict[str, float] | None, *, is_wide: bool) -> str:
     if not figure or figure.get("value") is None:
         return "  "
     value = f" {figure['value']:.3f}"
-    return f"{value} ({figure['low']:.3f} to {figure['high']:.3f}) " if is_wide and figure.get("low") else value + " "
+    return (
+        f"{value} ({figure['low']:.3f} to {figure['high']:.3f}) "
+        if is_wide and figure.get("low") is not None
+        else value + " "
+    )
 
 
 def signed(figure: dict[str, float]) -> str:
     """A difference with its interval."""
+    if figure.get("value") is None or figure.get("low") is None:
+        return "undefined"
     return f"{figure['value']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
 
 

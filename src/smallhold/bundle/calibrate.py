@@ -30,6 +30,7 @@ from smallhold.evaluate.risk_coverage import SetCoverage, set_coverage
 
 #: Fewer deaths or survivors than this, and nothing can be fitted.
 LEAST_OF_EITHER_OUTCOME = 10
+_PROMISE_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,9 @@ def calibrate_field(
     fitted = fit_map(plain, scores, truth, units=units, seed=seed).field
     p = calibrate_logits(fitted, scores)
     promise = fit_conformal(
-        p,
+        # Two choices: a monotone map keeps the ranks that the promise rests on. More: its biases would be judged by the
+        # rows that fitted them, and the promise would be kept too rarely.
+        p if is_binary else _cross_fitted(plain, scores, truth, units, seed),
         truth,
         alpha=alpha,
         groups=groups,
@@ -173,6 +176,22 @@ def calibrate_field(
         # Rounded down, so that the answer the threshold was read from still alerts.
         threshold = _rounded_down(best_event1_threshold(truth == positive, p[:, positive]))
     return replace(fitted, conformal=promise, alert_threshold=threshold)
+
+
+def _cross_fitted(
+    plain: Field, scores: NDArray[np.float64], truth: NDArray[np.int64], units: ArrayLike | None, seed: int
+) -> NDArray[np.float64]:
+    """(R, K) probabilities of every row by a map that was fitted without its unit."""
+    unit = np.arange(len(truth)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    fold = np.random.default_rng([seed, 5]).permutation(unit.max() + 1)[unit] % _PROMISE_FOLDS
+    p = np.empty_like(scores)
+    for part in range(_PROMISE_FOLDS):
+        mine = fold == part
+        # A split so small that the others hold a single label cannot be crossed.
+        rest = ~mine if len(np.unique(truth[~mine])) > 1 else np.ones_like(mine)
+        fitted = fit_map(plain, scores[rest], truth[rest], units=unit[rest], seed=seed).field
+        p[mine] = calibrate_logits(fitted, scores[mine])
+    return p
 
 
 def summarize(

@@ -46,17 +46,17 @@ def fit_text_task(
         texts = [example.text for example in examples[start : start + _BLOCK]]
         blocks.append(local.logits(texts, "trunk"))
         progress(f"texts of {task.name}", min(start + _BLOCK, len(examples)), len(examples))
-    trunk = np.concatenate(blocks) if blocks else np.zeros((0, len(field.choices)))
-    weights = (1.0, 0.0)
-    if local.ngrams is not None:
+    trunk = np.concatenate(blocks) if blocks else np.zeros((0, len(field.choices)), np.float32)
+    weights, logits = (1.0, 0.0), trunk
+    if local.ngrams is not None and not door.trunk_weight:  # the trunk never learnt this task
+        weights, logits = (0.0, 1.0), local.logits([example.text for example in examples], "ngrams")
+    elif local.ngrams is not None:
         ngrams = local.logits([example.text for example in examples], "ngrams")
         weights = fit_path_weights(trunk, ngrams, labels)
         logits = weights[0] * trunk + weights[1] * ngrams
-    else:
-        logits = trunk
     # Texts that the split keeps together, such as one headline posted twice, count as one.
     units = np.unique([example.group for example in examples], return_inverse=True)[1]
-    fitted = calibrate_field(field, logits, labels, alpha=alpha, units=units)
+    fitted = calibrate_field(field, logits, labels, alpha=alpha, units=units, fits_alert=False)
     door = replace(door, trunk_weight=weights[0], ngram_weight=weights[1])
     return Calibration(replace(task, fields=(fitted,), text=door), summarize(fitted, logits, labels))
 

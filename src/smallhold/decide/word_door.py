@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,12 +84,16 @@ class WordDoor:
 
 
 class WordSession:
-    """One patient in words: the open card, and the trunk's cache."""
+    """One patient in words: the open card, and the trunk's cache.
+
+    Answers are read by the field's calibration, which was fitted on the signal door. Its promise was not fitted on
+    words, and is not made here.
+    """
 
     def __init__(self, door: WordDoor, trunk: Session, static: FloatArray) -> None:
         self._door, self._trunk = door, trunk
         self._state = WordState(door.words, door.task.signal)
-        self._decided_at = 0
+        self._has_card = False
         trunk.append(door.prefix(static))
 
     @property
@@ -109,7 +114,7 @@ class WordSession:
         words = self._state.close_bin()
         if words:
             self._trunk.append(self._door.spell(words))
-            self._decided_at = self._state.bins_closed
+            self._has_card = True
         return bool(words)
 
     def decide(self) -> dict[str, Answer]:
@@ -118,12 +123,11 @@ class WordSession:
         Raises:
             DecisionError: no card was closed yet, or the runtime gave something that is no answer.
         """
-        if not self._decided_at:
+        if not self._has_card:
             raise DecisionError(f"task {self._door.task.name}: close a card before deciding")
         answers = {}
         for field in self._door.task.fields:
             plan = self._door.plans[field.name]
             logits = self._trunk.score(list(plan.forced), [plan.at])[0]
-            group = None if field.conformal is None else field.conformal.group_at(self._decided_at)
-            answers[field.name] = answer_field(field, logits[list(plan.deciding)], group)
+            answers[field.name] = answer_field(replace(field, conformal=None), logits[list(plan.deciding)])
         return answers

@@ -19,7 +19,11 @@ from smallhold.learn.checkpoint import load_signal_model
 from smallhold.records import sha256_hex
 
 #: Whose SHA-256 a bundle's manifest carries as `base_digest`: the first of these that the run was bundled from.
-WEIGHT_FILES = ("quantized/quantized.safetensors", "checkpoint/model.safetensors")
+WEIGHT_FILES = (
+    "quantized/quantized.safetensors",
+    "quantized-4/quantized.safetensors",
+    "checkpoint/model.safetensors",
+)
 TEACHER_FILE = "teacher/trees.npz"
 CHECKPOINT_FOLDER = "checkpoint"
 

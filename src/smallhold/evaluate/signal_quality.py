@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,9 @@ def read_predictions(
             number = numbers[:, i]
             if np.isnan(number).any():
                 continue
-            if model in ("shipped", "fp32"):
+            if model == "words":  # as `WordSession` reads it: by the same map, without the promise
+                judged[model, hour] = read_by_field(replace(task.fields[0], conformal=None), number, hour)
+            elif model in ("shipped", "fp32"):
                 judged[model, hour] = read_by_field(task.fields[0], number, hour)
             else:
                 # The teacher is the baseline's twin and has no comparator of its own.

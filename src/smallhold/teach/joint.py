@@ -43,7 +43,8 @@ from smallhold.sectors.text_task import TextExample, TextTask, load_examples, sp
 from smallhold.teach.joint_recipe import JointRecipe, SignalLessonChoice, TextLessonChoice
 from smallhold.teach.lessons import Lesson, TextLesson, Timetable, WordLesson, WordTable
 from smallhold.teach.ngrams import fit_ngrams
-from smallhold.teach.pretrain import CONTEXT_LENGTH, NO_SIGNAL
+from smallhold.teach.pretrain import NO_SIGNAL
+from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH
 from smallhold.teach.signal_task import make_task, signal_data, teach_by_trees
 from smallhold.teach.signal_training import SignalLoss
 from smallhold.teach.train import claim_folder, digest_stays, library_versions, read_record, supports_bf16
@@ -240,6 +241,7 @@ def _extended_base(recipe: JointRecipe, base: Path | None, tasks: Sequence[TextT
     for choice in recipe.signal:
         words += [choice_token(choice.task, c) for c in icu_risk.SCHEMA[0].choices]
     extend_vocabulary(tokenizer, words)
+    tokenizer.encode_special_tokens = True  # as on the device: a text that spells a special token is text
     torch.manual_seed(recipe.seed)
     old = model.trunk.lm_head.weight.detach()
     config = replace(model.trunk.config, vocab_size=tokenizer.get_vocab_size())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smallhold.errors import DataError
 from smallhold.sectors.data_sets import known_data_set
 from smallhold.sectors.tasks import find_task
 from smallhold.teach.joint import JointSummary
@@ -81,7 +82,12 @@ small decision model, not a chat model. {_NOT_A_DEVICE}
 
 def known_licence(name: str) -> str:
     """Licence of a data set that the catalogue knows; a simulated one has none."""
-    return "simulated" if name.startswith("simulated") else known_data_set(name).licence
+    if name.startswith("simulated"):
+        return "simulated"
+    try:
+        return known_data_set(name).licence
+    except DataError:
+        return "not in the catalogue: its owner knows"
 
 
 def known_sources(name: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from smallhold.decide.ngrams import NGramSpec
 from smallhold.errors import RecipeError
 from smallhold.learn.loop import LoopConfig
 from smallhold.records import canonical_json, sha256_hex
+from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.splits import Split
 from smallhold.teach.ngrams import NGramConfig
 from smallhold.teach.recipe import BundleChoice
@@ -36,6 +37,21 @@ class SignalLessonChoice:
     word_epochs: float = 0.0
     word_batch_size: int = 32
     word_hidden: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would only fail after the teacher."""
+        if self.word_batch_size < 1 or self.word_epochs < 0 or self.word_hidden < 0:
+            raise RecipeError(f"signal {self.task}: impossible settings of the words: {self}")
+        hours = self.teacher.hours
+        if max(hours) > icu_risk.NUM_BINS or not set(icu_risk.HORIZONS_H) <= set(hours):
+            raise RecipeError(
+                f"signal {self.task}: teacher.hours must hold {list(icu_risk.HORIZONS_H)} and none above "
+                f"{icu_risk.NUM_BINS}, got {list(hours)}"
+            )
+
+
+#: Of a text, with `<bos>`, two markers and room for the answer, so that it fits the base's context.
+MOST_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +92,12 @@ class TextLessonChoice:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if self.batch_size < 1 or self.max_tokens < 1 or not 0 <= self.token_dropout < 1 or self.epochs < 0:
+        if (
+            self.batch_size < 1
+            or not 1 <= self.max_tokens <= MOST_TOKENS
+            or not 0 <= self.token_dropout < 1
+            or self.epochs < 0
+        ):
             raise RecipeError(f"text {self.task}: impossible settings: {self}")
 
 
@@ -128,8 +149,13 @@ class JointRecipe:
         if not names or len(set(names)) != len(names):
             raise RecipeError(f"recipe: expected one or more different tasks, got {names}")
         allowed = (Split.TRAIN.value, Split.VALIDATION.value)
-        if not self.splits or not set(self.splits) <= set(allowed):
-            raise RecipeError(f"recipe: splits: expected some of {allowed}, got {list(self.splits)}")
+        if not self.splits or not set(self.splits) <= set(allowed) or len(set(self.splits)) != len(self.splits):
+            raise RecipeError(f"recipe: splits: expected some of {allowed}, each once, got {list(self.splits)}")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"recipe: dropout: expected a share in [0, 1), got {self.dropout}")
+        if not self.signal and not any(item.epochs for item in self.text):
+            raise RecipeError("recipe: no task has epochs: there is nothing for the trunk to learn")
+        self.loop(1, use_bf16=False)  # refuses an impossible optimizer
 
     @property
     def digest(self) -> str:

@@ -28,7 +28,7 @@ class Lesson(Protocol):
 
     @property
     def not_before(self) -> float:
-        """Share of the run, 0 to 1, before which none is held."""
+        """Place, 0 to 1, from which on these are spread; lessons without one are spread over the whole."""
         ...
 
     def __call__(self, model: SignalModel, number: int, rng: np.random.Generator) -> Tensor:

@@ -39,15 +39,13 @@ from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.teach.corpora import LANGUAGES, Document, load_corpus
-from smallhold.teach.pretrain_recipe import PretrainRecipe
+from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH, PretrainRecipe
 from smallhold.teach.signal_task import fit_signal_spec
 from smallhold.teach.streams import BaseModel, PackedStream, PatientStream, PretrainingLoss, TokenStore
 from smallhold.teach.train import claim_folder, digest_stays, library_versions, supports_bf16
 from smallhold.teach.vocabulary import BOS, save_tokenizer, token_id, train_tokenizer
 
 Progress = Callable[[str, int, int], None]
-#: Positions: a stay in words and a short note fit; rotary positions beyond the training length are never asked for.
-CONTEXT_LENGTH = 1024
 #: Channels and static features of the smallest signal door, for a model that reads text alone: it is never fed.
 NO_SIGNAL = (len(CHANNELS), 1)
 _VALIDATION_WINDOWS = 64
@@ -263,10 +261,13 @@ def _patients(stays: Sequence[Stay], signal: SignalSpec) -> PatientStream:
 
 def _validation(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> Callable[[nn.Module], float]:
     """Bits per byte on the beginnings of evenly spaced validation documents: cheap, and the same at every call."""
-    texts = [documents[i].text for i in np.linspace(0, len(documents) - 1, 4 * _VALIDATION_WINDOWS).astype(int)]
     bos = token_id(tokenizer, BOS)
-    rows = [[bos, *ids][: length + 1] for text in texts if len(ids := tokenizer.encode(text).ids) >= length]
-    windows = torch.tensor(rows[:_VALIDATION_WINDOWS]).reshape(-1, length + 1)
+    encodings = tokenizer.encode_batch([document.text[: 16 * length] for document in documents])
+    rows = [[bos, *item.ids[:length]] for item in encodings if len(item.ids) >= length]
+    if not rows:
+        raise DataError(f"validation split: expected a document of {length} tokens or more, found none")
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _VALIDATION_WINDOWS).astype(int))
+    windows = torch.tensor([rows[i] for i in chosen])
     num_bytes = sum(len(tokenizer.decode(row[1:]).encode()) for row in windows.tolist())
 
     def measure(model: nn.Module) -> float:

@@ -12,6 +12,9 @@ from smallhold.teach.corpora import CORPORA
 from smallhold.teach.recipe import ModelChoice
 from smallhold.teach.recipe_file import parse_toml, read_recipe_text
 
+#: Positions of the base: a stay in words and a note fit; those beyond the training length are never asked for.
+CONTEXT_LENGTH = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerChoice:
@@ -24,6 +27,11 @@ class TokenizerChoice:
 
     vocab_size: int = 8192
     sample_megabytes: int = 12
+
+    def __post_init__(self) -> None:
+        """Refuse ids that 16 bits cannot hold."""
+        if not 512 <= self.vocab_size <= 65_535:
+            raise RecipeError(f"tokenizer.vocab_size: expected 512 to 65535, got {self.vocab_size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,10 @@ class PretrainingChoice:
         for name in ("batch_size", "sequence_length", "signal_batch_size"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.sequence_length > CONTEXT_LENGTH:
+            raise RecipeError(
+                f"training.sequence_length: expected at most {CONTEXT_LENGTH} tokens, got {self.sequence_length}"
+            )
         if self.signal_every < 2:
             raise RecipeError(f"training.signal_every: expected at least 2, got {self.signal_every}")
         if not 0 < self.million_tokens < 1e6:
@@ -90,6 +102,10 @@ class PretrainRecipe:
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
     optimizer: PretrainingOptimizer = field(default_factory=PretrainingOptimizer)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible optimizer before any text is read."""
+        self.loop(use_bf16=False)
 
     @property
     def digest(self) -> str:
