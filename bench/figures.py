@@ -37,7 +37,6 @@ _SHOWN_MODELS = {
     "words": "shipped, by observation words",
     "trees": "gradient-boosted trees",
     "news2": "NEWS2",
-    "saps1": "SAPS-I",
 }
 _METRICS = {
     "auroc": "AUROC",

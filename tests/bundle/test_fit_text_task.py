@@ -71,6 +71,8 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
 def test_a_text_task_is_fitted_as_it_ships(text_bundle: Any) -> None:
     pytest.importorskip("torch", reason="the bundle is built with the extra 'train'")
     local = open_bundle(text_bundle.path, trusted_keys=text_bundle.trusted_keys).text_task("triage")
+    # As it was before it was fitted: 0 would say that the trunk never learnt the task.
+    local.door = replace(local.door, trunk_weight=1.0)
     said: list[tuple[str, int, int]] = []
     fitted = fit_text_task(local, text_bundle.examples, alpha=0.2, progress=lambda *what: said.append(what))
     assert fitted.task == local.task  # which was fitted by `build_bundle` on the same examples

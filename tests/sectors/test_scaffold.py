@@ -22,7 +22,7 @@ def test_a_new_sector_is_found_and_read_without_touching_the_package(tmp_path) -
     page = (folder / "README.md").read_text()
     assert "simulated" in page and f"smallhold new check {folder} --data {folder / 'data'}" in page
     recipe = tomllib.loads((folder / "recipe.toml").read_text())
-    assert find_task(recipe["task"]["name"], recipe["task"]["sector"]) == task
+    assert find_task(recipe["text"][0]["task"], recipe["sector"]) == task
 
 
 def test_the_same_seed_gives_the_same_messages() -> None:
