@@ -17,7 +17,7 @@ from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.decide.local import open_bundle
 from smallhold.decide.ngrams import NGramClassifier
 from smallhold.decide.plan import answer_field
-from smallhold.decide.task import Task
+from smallhold.decide.task import Task, choice_token, marker_of
 from smallhold.decide.words import WordSpec, words_of_record
 from smallhold.errors import DataError, DecisionError, RecipeError
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
@@ -25,7 +25,7 @@ from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.scaffold import write_simulated_sector
 from smallhold.sectors.tasks import read_sector
 from smallhold.teach.bundle_request import BundleSource, request_of_run
-from smallhold.teach.joint import choice_token, marker_of, run_joint, word_table
+from smallhold.teach.joint import run_joint, word_table
 from smallhold.teach.joint_card import write_joint_card
 from smallhold.teach.joint_recipe import JointRecipe, read_joint_recipe
 from smallhold.teach.lessons import Timetable, batch_of, pad

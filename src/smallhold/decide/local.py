@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, plan_field, validate_answer
 from smallhold.decide.signal import SignalState
 from smallhold.decide.signal_encoder import SignalEncoder
-from smallhold.decide.task import Task
+from smallhold.decide.task import Task, choice_token
 from smallhold.decide.text_task import LocalTextTask
 from smallhold.decide.trees import Trees
 from smallhold.decide.word_door import WordDoor, WordSession
@@ -160,7 +160,7 @@ class LocalBundle:
 
     def plan(self, task: Task, field: Field) -> FieldPlan:
         """How a field is read: by one special token a choice, `<task:choice>`, or else by spelling the choices out."""
-        found = {choice: self.tokenizer.token_to_id(f"<{task.name}:{choice}>") for choice in field.choices}
+        found = {choice: self.tokenizer.token_to_id(choice_token(task.name, choice)) for choice in field.choices}
         special = {choice: [token] for choice, token in found.items() if token is not None}
         if len(special) == len(found):
             return plan_field(field, special.__getitem__)

@@ -20,6 +20,19 @@ _SIGNAL_MEMBERS = ("signal", "num_bins", "horizons", "encoder", "baseline", "com
 #: The signal door of a task that has none.
 NO_SIGNAL = SignalSpec((), (), 60, ())
 
+#: Token that everything begins with that is given as tokens.
+BOS = "<bos>"
+
+
+def marker_of(task: str) -> str:
+    """The token that opens and closes a text, for example `<triage>`."""
+    return f"<{task}>"
+
+
+def choice_token(task: str, choice: str) -> str:
+    """The token that stands for an answer, for example `<triage:Acne>`."""
+    return f"<{task}:{choice}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Comparator:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from smallhold.decide.ngrams import MOST_CHARACTERS, NGramClassifier
 from smallhold.decide.plan import Answer, answer_field, validate_answer
-from smallhold.decide.task import Task, TextDoor
+from smallhold.decide.task import BOS, Task, TextDoor
 from smallhold.errors import BackendError, InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 Part = Literal["both", "trunk", "ngrams"]
-
-_BOS = "<bos>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class LocalTextTask:
             )
         # What every question begins with is computed once.
         self._prefix = bundle.backend.session()
-        self._prefix.append([self._token(_BOS), self._marker])
+        self._prefix.append([self._token(BOS), self._marker])
 
     def decide(self, text: str) -> TextDecision:
         """Answer the question of one text.

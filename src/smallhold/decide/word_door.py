@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallhold.decide.plan import Answer, FieldPlan, answer_field
-from smallhold.decide.task import Task
+from smallhold.decide.task import BOS, Task
 from smallhold.decide.words import WordState, static_words, words_of_record
 from smallhold.device.backends import Session
 from smallhold.errors import DecisionError, RecipeError
 
 FloatArray = NDArray[np.float32]
-
-_BOS = "<bos>"
 
 
 class WordDoor:
@@ -26,7 +24,7 @@ class WordDoor:
         if task.words is None:
             raise RecipeError(f"task {task.name}: its trunk never learnt observation words")
         self.task, self.plans, self.words = task, plans, task.words
-        ids = {word: token(word) for word in (_BOS, *task.words.vocabulary)}
+        ids = {word: token(word) for word in (BOS, *task.words.vocabulary)}
         absent = [word for word, number in ids.items() if number is None]
         if absent:
             raise RecipeError(f"task {task.name}: the tokenizer lacks {len(absent)} of its words, first {absent[0]}")
@@ -38,7 +36,7 @@ class WordDoor:
         Raises:
             ShapeError: not one number for each static feature.
         """
-        return [self._ids[_BOS], *self.spell(static_words(self.words, static))]
+        return [self._ids[BOS], *self.spell(static_words(self.words, static))]
 
     def spell(self, words: Sequence[str]) -> list[int]:
         """Ids of words."""

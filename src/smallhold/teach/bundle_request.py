@@ -11,7 +11,6 @@ from smallhold.decide.ngrams import NGramClassifier
 from smallhold.decide.task import Task
 from smallhold.errors import DataError
 from smallhold.evaluate.run_folder import TEACHER_FILE, read_run_file
-from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.simulator import SimulatedWard, simulate_ward
 from smallhold.sectors.hospital.stays import Stay
@@ -19,7 +18,7 @@ from smallhold.sectors.splits import Split
 from smallhold.sectors.tasks import find_task
 from smallhold.sectors.text_task import load_examples, split
 from smallhold.teach.card import licence_texts, write_card
-from smallhold.teach.joint import read_joint_summary
+from smallhold.teach.joint import digest_examples, read_joint_summary
 from smallhold.teach.joint_card import write_joint_card
 from smallhold.teach.recipe import BundleChoice, recipe_of_run
 from smallhold.teach.recipe_file import build_config
@@ -124,7 +123,7 @@ def _text_part(
     task = Task.from_bytes((source.run / place).read_bytes())
     examples = load_examples(find_task(task.name, sector), source.data_dir)
     trained = [example for part in splits for example in split(examples, Split(part))]
-    found = sha256_hex(canonical_json([[e.text, e.label] for e in trained]))
+    found = digest_examples(trained)
     _require_same(found, trained_on.digest, task.name, trained_on.data_set)
     return TextPart(
         task=task,

@@ -23,10 +23,9 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from smallhold.decide.ngrams import NGramClassifier
 from smallhold.decide.plan import Field
-from smallhold.decide.signal import SignalSpec, encode_stays
-from smallhold.decide.task import Task, TextDoor
+from smallhold.decide.signal import SignalSpec
+from smallhold.decide.task import BOS, Task, TextDoor, choice_token, marker_of
 from smallhold.decide.words import NUM_BINS, WordSpec, hour_word, static_words, value_word, words_of_record
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError, SmallholdError
@@ -45,10 +44,10 @@ from smallhold.teach.lessons import Lesson, TextLesson, Timetable, WordLesson, W
 from smallhold.teach.ngrams import fit_ngrams
 from smallhold.teach.pretrain import NO_SIGNAL
 from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH
-from smallhold.teach.signal_task import make_task, signal_data, teach_by_trees
+from smallhold.teach.signal_task import make_task, signal_data, signal_inputs, teach_by_trees
 from smallhold.teach.signal_training import SignalLoss
 from smallhold.teach.train import claim_folder, digest_stays, library_versions, read_record, supports_bf16
-from smallhold.teach.vocabulary import BOS, PAD, byte_tokenizer, extend_vocabulary, save_tokenizer, token_id
+from smallhold.teach.vocabulary import PAD, byte_tokenizer, extend_vocabulary, save_tokenizer, token_id
 
 Progress = Callable[[str, int, int], None]
 
@@ -122,7 +121,7 @@ def run_joint(
         item.task.name: {
             "data_set": item.task.data_set,
             "examples": len(item.examples),
-            "digest": sha256_hex(canonical_json([[e.text, e.label] for e in item.examples])),
+            "digest": digest_examples(item.examples),
         }
         for item in texts
     }
@@ -192,6 +191,11 @@ def read_joint_summary(run: Path) -> JointSummary:
     return read_record(JointSummary, run)
 
 
+def digest_examples(examples: Sequence[TextExample]) -> str:
+    """One digest of texts and their labels."""
+    return sha256_hex(canonical_json([[example.text, example.label] for example in examples]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Texts:
     task: TextTask
@@ -201,16 +205,6 @@ class _Texts:
     def labels(self) -> NDArray[np.int64]:
         """(N,) position of each label among the choices."""
         return np.array([self.task.choices.index(example.label) for example in self.examples], dtype=np.int64)
-
-
-def marker_of(task: str) -> str:
-    """The token that opens and closes a text, for example `<triage>`."""
-    return f"<{task}>"
-
-
-def choice_token(task: str, choice: str) -> str:
-    """The token that stands for an answer, for example `<triage:Acne>`."""
-    return f"<{task}:{choice}>"
 
 
 def _read_texts(recipe: JointRecipe, choice: TextLessonChoice, data_dir: Path | None) -> _Texts:
@@ -289,9 +283,7 @@ def _signal_lessons(
         )
     signal, words = SignalSpec.from_json(about["signal"]), WordSpec.from_json(about["words"])
     progress("reading the hours", 0, 1)
-    events = [(stay.minute, stay.code, stay.value) for stay in stays]
-    channels = encode_stays(signal, events, icu_risk.NUM_BINS).astype(np.float16)
-    static = np.stack([icu_risk.static_features(stay) for stay in stays])
+    channels, static = signal_inputs(stays, signal)
     died = np.array([bool(stay.died) for stay in stays])
     progress("reading the hours", 1, 1)
     soft, trees, seconds = teach_by_trees(choice.teacher, recipe.seed, channels, static, died, run, progress)
@@ -368,7 +360,7 @@ def _text_task(item: _Texts, choice: TextLessonChoice) -> Task:
     )
 
 
-def _fit_ngrams(item: _Texts, choice: TextLessonChoice, run: Path, progress: Progress) -> NGramClassifier:
+def _fit_ngrams(item: _Texts, choice: TextLessonChoice, run: Path, progress: Progress) -> None:
     path = run / "ngrams" / f"{item.task.name}.npz"
     if not path.exists():
         progress(f"n-grams of {item.task.name}", 0, 1)
@@ -377,7 +369,6 @@ def _fit_ngrams(item: _Texts, choice: TextLessonChoice, run: Path, progress: Pro
         path.parent.mkdir(exist_ok=True)
         write_durably(path, [classifier.to_bytes()], mode=0o644)
         progress(f"n-grams of {item.task.name}", 1, 1)
-    return NGramClassifier.from_bytes(path.read_bytes())
 
 
 def _text_lesson(recipe: JointRecipe, item: _Texts, choice: TextLessonChoice, tokenizer: Tokenizer) -> TextLesson:

@@ -54,7 +54,7 @@ One trunk for {len(summary.tasks)} tasks: {", ".join(summary.tasks)}. {_NOT_A_DE
 
 
 def write_base_card(summary: PretrainSummary) -> str:
-    """Markdown: what the base is and was trained on; held-out figures are added by the command that measures them."""
+    """Markdown: what the base is and was trained on. Held-out figures belong to an evaluation."""
     rows = "\n".join(
         f"| {name} | {count:,} | {known_licence(name)} | {'; '.join(known_sources(name))} |"
         for name, count in summary.documents.items()
@@ -68,7 +68,9 @@ English, Russian and French, and observation words. It reads notes and patients'
 small decision model, not a chat model. {_NOT_A_DEVICE}
 
 - Trained on {read:.1f} million tokens, {summary.tokens_read / summary.pass_tokens:.2f} passes over the training split
-  ({megabytes}); {summary.seconds / 60:.0f} minutes on {summary.threads} CPU thread{"s" if summary.threads > 1 else ""}.
+  ({megabytes}); {summary.seconds / 60:.0f} minutes, the last slice on {summary.threads} CPU
+  thread{"s" if summary.threads > 1 else ""}.
+- Figures: `smallhold evaluate` prints bits per byte beside `xz` and an n-gram model.
 - Recipe sha256:{summary.recipe_digest}, data sha256:{summary.data_digest}.
 - Weights: float16 on disk, Hugging Face layout; `transformers` loads the folder and continues it.
 - Languages: English mostly; Russian and French prose of the 19th century. It knows little of the world, and repeats

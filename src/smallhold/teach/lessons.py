@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -92,7 +93,7 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> NDArray[np.int64]:
     return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, which would leave no place for what is counted once
 class TextLesson:
     """Texts and their labels: the answer is read behind the marker that closes the text.
 
@@ -120,11 +121,14 @@ class TextLesson:
     seed: int
     not_before: float = 0.0
 
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return np.array([len(ids) for ids in self.tokens])
+
     def __call__(self, model: SignalModel, number: int, rng: np.random.Generator) -> Tensor:
         """Cross-entropy over the choices."""
         model.set_dropout(self.dropout)
-        lengths = np.array([len(ids) for ids in self.tokens])
-        rows = batch_of(lengths, self.batch_size, number, self.seed)
+        rows = batch_of(self._lengths, self.batch_size, number, self.seed)
         bos, marker, filler = self.ids
         batch = []
         for i in rows:
@@ -173,7 +177,7 @@ class WordTable:
         return [*self.prefix[i], *ids], places
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class WordLesson:
     """Patients in observation words, taught by the signal door of the same trunk.
 
@@ -206,9 +210,13 @@ class WordLesson:
     seed: int
     not_before: float = 0.2
 
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return self.table.lengths()
+
     def __call__(self, model: SignalModel, number: int, rng: np.random.Generator) -> Tensor:
         """Binary cross-entropy at every hour word, and the distance to the signal door's states."""
-        rows = batch_of(self.table.lengths(), self.batch_size, number, self.seed)
+        rows = batch_of(self._lengths, self.batch_size, number, self.seed)
         at = torch.from_numpy(self.table.ends - 1)
         choice = model.trunk.lm_head.weight[torch.from_numpy(self.choices)]
         with torch.no_grad():

@@ -26,7 +26,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from smallhold.decide.signal import CHANNELS, SignalSpec, encode_stays
+from smallhold.decide.signal import CHANNELS, SignalSpec
+from smallhold.decide.task import BOS
 from smallhold.decide.words import WordSpec, static_words, words_of_record
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
@@ -40,10 +41,10 @@ from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.teach.corpora import LANGUAGES, Document, load_corpus
 from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH, PretrainRecipe
-from smallhold.teach.signal_task import fit_signal_spec
+from smallhold.teach.signal_task import fit_signal_spec, signal_inputs
 from smallhold.teach.streams import BaseModel, PackedStream, PatientStream, PretrainingLoss, TokenStore
 from smallhold.teach.train import claim_folder, digest_stays, library_versions, supports_bf16
-from smallhold.teach.vocabulary import BOS, save_tokenizer, token_id, train_tokenizer
+from smallhold.teach.vocabulary import save_tokenizer, token_id, train_tokenizer
 
 Progress = Callable[[str, int, int], None]
 #: Channels and static features of the smallest signal door, for a model that reads text alone: it is never fed.
@@ -67,7 +68,7 @@ class PretrainSummary:
         loss: (step, loss in nats) pairs, signal steps included.
         validation: (step, bits per byte on fixed validation windows) pairs.
         seconds: Wall time of the training, over all slices.
-        threads: Threads of torch.
+        threads: Threads of torch in the last slice.
         versions: Versions of the libraries that shape the result.
     """
 
@@ -118,7 +119,7 @@ def run_pretraining(
     tokenizer = _tokenizer(recipe, documents, words, run, progress)
     store = _tokens(tokenizer, documents, stays, words, signal, run / "tokens", progress)
     model = _make_model(recipe, tokenizer, signal)
-    patients = _patients(stays, signal) if signal is not None else None
+    patients = PatientStream(*signal_inputs(stays, signal)) if signal is not None else None
     repeats = np.repeat([1, choice.patient_passes], [len(documents), len(stays)])
     stream = PackedStream(store, repeats, token_id(tokenizer, BOS), recipe.seed)
     loop = recipe.loop(use_bf16=supports_bf16())
@@ -251,12 +252,6 @@ def _make_model(recipe: PretrainRecipe, tokenizer: Tokenizer, signal: SignalSpec
     if signal is None:
         return BaseModel(config, *NO_SIGNAL)
     return BaseModel(config, signal.num_channels, len(signal.static))
-
-
-def _patients(stays: Sequence[Stay], signal: SignalSpec) -> PatientStream:
-    events = [(stay.minute, stay.code, stay.value) for stay in stays]
-    channels = encode_stays(signal, events, icu_risk.NUM_BINS).astype(np.float16)
-    return PatientStream(channels, np.stack([icu_risk.static_features(stay) for stay in stays]))
 
 
 def _validation(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> Callable[[nn.Module], float]:

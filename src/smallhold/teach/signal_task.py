@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallhold.decide.plan import Field
-from smallhold.decide.signal import SignalSpec, fit_rank_gauss
+from smallhold.decide.signal import SignalSpec, encode_stays, fit_rank_gauss
 from smallhold.decide.task import Task
 from smallhold.decide.trees import Trees
 from smallhold.decide.words import WordSpec
@@ -46,6 +46,13 @@ def fit_signal_spec(stays: list[Stay]) -> SignalSpec:
         bin_minutes=icu_risk.BIN_MINUTES,
         static=icu_risk.STATIC_FEATURES,
     )
+
+
+def signal_inputs(stays: Sequence[Stay], spec: SignalSpec) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Channels (N, T, C) of every bin that the task answers for, and static features (N, S)."""
+    events = [(stay.minute, stay.code, stay.value) for stay in stays]
+    channels = encode_stays(spec, events, icu_risk.NUM_BINS).astype(np.float16)
+    return channels, np.stack([icu_risk.static_features(stay) for stay in stays])
 
 
 def make_task(spec: SignalSpec, words: WordSpec | None = None) -> Task:

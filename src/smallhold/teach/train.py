@@ -24,7 +24,6 @@ import torch
 
 from smallhold.bundle.calibrate import LEAST_OF_EITHER_OUTCOME
 from smallhold.decide.plan import plan_field
-from smallhold.decide.signal import encode_stays
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, read_run_file
@@ -36,7 +35,7 @@ from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.teach.recipe import Recipe
-from smallhold.teach.signal_task import fit_signal_spec, make_task, signal_data, teach_by_trees
+from smallhold.teach.signal_task import fit_signal_spec, make_task, signal_data, signal_inputs, teach_by_trees
 from smallhold.teach.signal_training import SignalLoss
 from smallhold.teach.vocabulary import byte_tokenizer
 from smallhold.version import __version__
@@ -125,9 +124,7 @@ def run_training(recipe: Recipe, stays: list[Stay], run: Path, *, progress: Prog
 
     progress("reading the hours", 0, 1)
     spec = fit_signal_spec(training)
-    events = [(stay.minute, stay.code, stay.value) for stay in training]
-    channels = encode_stays(spec, events, icu_risk.NUM_BINS).astype(np.float16)
-    static = np.stack([icu_risk.static_features(stay) for stay in training])
+    channels, static = signal_inputs(training, spec)
     died = np.array([bool(stay.died) for stay in training])
     progress("reading the hours", 1, 1)
 

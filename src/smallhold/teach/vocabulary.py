@@ -9,10 +9,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
+from smallhold.decide.task import BOS
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import RecipeError
 
-PAD, BOS, EOS = MARKS = ("<pad>", "<bos>", "<eos>")
+PAD, EOS = "<pad>", "<eos>"
+MARKS = (PAD, BOS, EOS)
 
 
 def byte_tokenizer() -> Tokenizer:
