@@ -8,11 +8,12 @@ import pytest
 
 pytest.importorskip("sklearn", reason="calibration needs scikit-learn, the extra 'train'")
 
-from smallhold.bundle.calibrate import calibrate, calibrate_field, fit_comparator, summarize
+from smallhold.bundle.calibrate import calibrate, calibrate_field, calibrate_margins, fit_comparator, summarize
 from smallhold.bundle.calibration_map import fit_isotonic
 from smallhold.decide.plan import ABSTAINED, Field, answer_field, calibrate_logits, choose, validate_answer
 from smallhold.decide.signal import RankGauss, SignalSpec
 from smallhold.decide.task import Task
+from smallhold.decide.words import WordSpec
 from smallhold.errors import DataError, InputError
 from smallhold.evaluate.metrics import event1, event1_best
 from smallhold.evaluate.predict import Predictions
@@ -190,3 +191,20 @@ def test_too_few_patients_of_an_outcome_are_refused(deaths: int) -> None:
     died = np.arange(200) < deaths
     with pytest.raises(DataError, match=f"expected at least 10 patients of either outcome, got {deaths} who died and"):
         calibrate(TASK, predictions(died), max_error=0.1)
+
+
+def test_observation_words_get_a_field_of_their_own() -> None:
+    died = np.arange(200) % 4 == 0
+    said = predictions(died)
+    in_words = 0.4 * said.numbers["shipped"] - 0.5
+    task = replace(TASK, words=WordSpec(("HR",), ()))
+    fitted = calibrate(task, replace(said, numbers={**said.numbers, "words": in_words}), max_error=0.1).task
+    plain = calibrate(TASK, said, max_error=0.1).task
+    assert fitted.word_fields == (calibrate_margins(TASK.fields[0], in_words, died, (6, 48), alpha=0.1),)
+    assert fitted.word_fields[0].temperature != fitted.fields[0].temperature
+    # The signal door is fitted as if there were no words, and neither is a comparator.
+    assert (fitted.fields, fitted.comparators) == (plain.fields, plain.comparators)
+    assert plain.word_fields == ()
+    assert Task.from_bytes(fitted.to_bytes()) == fitted
+    # A model that never learnt words loses what an earlier one had.
+    assert calibrate(replace(fitted, word_fields=fitted.fields), said, max_error=0.1).task.word_fields == ()

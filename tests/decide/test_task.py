@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from smallhold.decide.conformal import Conformal, Group
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import RankGauss, SignalSpec
 from smallhold.decide.task import Comparator, Task, TextDoor
+from smallhold.decide.words import WordSpec
 from smallhold.errors import RecipeError
 
 TASK = Task(
@@ -137,3 +140,41 @@ def test_a_task_file_without_one_of_its_members_is_refused(name: str) -> None:
 def test_bytes_that_are_no_task_file_are_refused(data: bytes) -> None:
     with pytest.raises(RecipeError, match="task file: malformed"):
         Task.from_bytes(data)
+
+
+def test_a_task_in_words_has_fields_of_its_own_or_those_of_the_signal_door_without_their_promise() -> None:
+    promise = Conformal(alpha=0.1, is_by_choice=True, groups=(Group(name="6", least=(0.7, 0.1), counts=(90, 10)),))
+    fitted = replace(TASK.fields[0], conformal=promise)
+    spoken = replace(TASK, words=WordSpec(("HR",), ("age",)), fields=(fitted,))
+    assert "word_fields" not in json.loads(spoken.to_bytes())  # as files were before
+    assert spoken.fields_in_words == TASK.fields
+    own = replace(fitted, temperature=0.7, alert_threshold=0.4)
+    both = replace(spoken, word_fields=(own,))
+    assert both.fields_in_words == (own,)
+    assert Task.from_bytes(both.to_bytes()) == both
+    assert Task.from_bytes(both.to_bytes()).to_bytes() == both.to_bytes()
+
+
+def test_fields_in_words_that_answer_something_else_are_refused() -> None:
+    spoken, field = replace(TASK, words=WordSpec(("HR",), ("age",))), TASK.fields[0]
+    wrong = (replace(field, name="lived"), replace(field, choices=("yes", "no")), replace(field, positive="no"))
+    for items in ((wrong[0],), (wrong[1],), (wrong[2],), (field, replace(field, name="second"))):
+        with pytest.raises(RecipeError, match="word_fields: expected `words`, and the choices of `fields` again"):
+            replace(spoken, word_fields=items)
+    with pytest.raises(RecipeError, match="word_fields: expected `words`"):
+        replace(TASK, word_fields=(field,))
+    with pytest.raises(RecipeError, match="a text task has no"):
+        replace(TEXT_TASK, word_fields=TEXT_TASK.fields)
+    value = json.loads(replace(spoken, word_fields=(field,)).to_bytes())
+    for broken in ("x", {}, [{}], [1]):
+        with pytest.raises(RecipeError, match="malformed"):
+            Task.from_bytes(json.dumps({**value, "word_fields": broken}).encode())
+
+
+def test_task_files_of_before_are_read_and_nothing_is_added_to_them() -> None:
+    files = sorted((Path(__file__).resolve().parents[2]).glob("conformance/*/bundle/tasks/*.json"))
+    assert files
+    for file in files:
+        task = Task.from_bytes(file.read_bytes())
+        assert "word_fields" not in json.loads(task.to_bytes())
+        assert task.fields_in_words == tuple(replace(item, conformal=None) for item in task.fields)

@@ -147,7 +147,7 @@ def test_every_text_is_escaped(result: dict[str, Any]) -> None:
         if isinstance(value, list):
             return [poison(item, key) for item in value]
         # Model names stay distinct, so that no row replaces another.
-        return hostile + value if isinstance(value, str) and key != "priority" else value
+        return hostile + value if isinstance(value, str) and key not in ("priority", "reading") else value
 
     bad = poison(result)
     bad["curves"] = {"48": {hostile: result["curves"]["48"]["shipped"]}}
@@ -183,6 +183,33 @@ def test_an_error_is_read_against_chance(real_page: str) -> None:
     rows = {row.split("<")[0]: row for row in re.findall(r"<th scope=\"row\">(.*?)</tr>", section)}
     assert "within chance" in rows["shipped model"] and "beyond chance" in rows["boosted trees"]
     assert "can promise 80.0% at most" in section
+
+
+def _cells(section: str) -> list[list[str]]:
+    """The texts of every row of figures."""
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", section)
+    return [
+        [html.unescape(re.sub(r"<[^>]*>", "", item)) for item in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows
+    ]
+
+
+def test_a_promise_is_read_and_abstention_is_shown_for_each_true_answer(real_page: str) -> None:
+    section = real_page.split('<section id="calibration"')[1].split("</section>")[0]
+    signal, in_words = section.split("The promise in observation words</h3>")
+    assert ["yes", "130", "0.920 0.860–0.960", "within", "0.300", "0.080", "1.30"] in _cells(signal)
+    assert ["no", "830", "0.850 0.820–0.870", "below", "0.390", "0.150", "1.40"] in _cells(in_words)
+
+
+def test_patients_that_calibration_never_saw_have_a_section_that_says_what_was_held_out(real_page: str) -> None:
+    section = real_page.split('<section id="shift"')[1].split("</section>")[0]
+    assert "promised 0.900, missed in 1 of 1 counts: medical, &quot;no&quot; at 6" in section
+    assert "Only the calibration is held out" in section
+    assert _cells(section) == [
+        ["no", "336", "0.817 0.767–0.861", "below", "0.580", "1.56", "0.860", "0.896", "1.54", "0.844"],
+        ["yes", "6", "too few"],
+    ]
+    assert "Held out of calibration: medical, 342 patients, 6 of them died; calibrated on 620 others" in section
+    assert "Too few of either outcome are left to calibrate on" in section
 
 
 def test_burden_tells_threshold_lead_time_and_where_they_come_from(real_page: str) -> None:

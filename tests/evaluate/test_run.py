@@ -1,15 +1,23 @@
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from smallhold.decide.local import open_bundle
+from smallhold.bundle.calibrate import calibrate_margins
+from smallhold.decide.local import LocalTask, open_bundle
 from smallhold.decide.plan import answer_field
 from smallhold.decide.signal import encode_stays
 from smallhold.errors import InputError
+from smallhold.evaluate import metrics
 from smallhold.evaluate.device_cost import machine
+from smallhold.evaluate.judged import read_by_field
+from smallhold.evaluate.predict import predict_all, word_margins
 from smallhold.evaluate.result import require_result
 from smallhold.evaluate.run import EvaluationRequest, evaluate
 from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.simulator import simulate_ward
 from smallhold.sectors.splits import Split
 
 
@@ -149,6 +157,66 @@ def test_the_promise_is_counted_at_every_horizon_and_for_either_outcome(local, r
         (hour, choice) for hour in (6, 12, 24, 48) for choice in ("no", "yes")
     }
     assert all(0 <= row["coverage"]["low"] <= row["coverage"]["value"] <= 1 for row in promise["rows"])
+
+
+def test_kinds_of_units_are_held_out_of_calibration_where_there_is_one(local, request_of, flow):
+    known = icu_risk.split(flow.stays, Split.CALIBRATION)
+    captions = []
+    request = request_of(calibration=known, recalibrate=calibrate_margins)
+    result = evaluate(local, request, progress=lambda caption, done, total: captions.append((caption, done, total)))
+    shift = result["shift"]
+    assert shift["alpha"] == local.task.fields[0].conformal.alpha
+    assert sum(group["n"] for group in shift["groups"]) == len(request.stays)
+    for group in shift["groups"]:
+        others = [stay for stay in known if stay.icu_type != group["held_out"]]
+        assert group["num_calibration"] == len(others)
+        assert group["num_calibration_events"] == sum(bool(stay.died) for stay in others)
+        assert all(row["is_too_small"] is (row["n"] < 10) for row in group["rows"])
+    # Everybody is asked once.
+    assert captions.count(("patients", len(known), len(known))) == 1
+    assert captions.count(("patients", len(request.stays), len(request.stays))) == 1
+    for changes in ({"calibration": known}, {"recalibrate": calibrate_margins}):
+        assert "shift" not in evaluate(local, request_of(**changes), progress=silent)
+    nameless = [replace(stay, icu_type="unknown") for stay in request.stays]
+    assert "shift" not in evaluate(local, replace(request, stays=nameless), progress=silent)
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """The committed bundle, which has learnt words, as a task with fields of its own for them; and a few patients."""
+    models, now = Path(__file__).resolve().parents[2] / "models", datetime(2030, 1, 1, tzinfo=UTC)
+    local = open_bundle(models / "hospital", trusted_keys=models / "trusted_keys", now=now).task("icu-risk")
+    return local, simulate_ward(6, 0, 48)
+
+
+def test_words_are_measured_by_their_own_field_and_as_before_without_one(spoken, request_of):
+    local, stays = spoken
+    own = replace(local.task.fields[0], temperature=3.0, alert_threshold=0.2)
+    request = request_of(stays=stays)
+    before, after = (
+        evaluate(LocalTask(local.bundle, replace(local.task, word_fields=fields)), request, progress=silent)
+        for fields in ((), (own,))
+    )
+    margins = word_margins(local, stays, local.task.horizons)
+    for result, field in ((before, replace(local.task.fields[0], conformal=None)), (after, own)):
+        for i, hour in enumerate(local.task.horizons):
+            (row,) = [row for row in result["rows"] if (row["model"], row["horizon_h"]) == ("words", hour)]
+            said = read_by_field(field, margins[:, i], hour)
+            died = np.array([stay.died for stay in stays])
+            assert row["ece"]["value"] == pytest.approx(metrics.expected_calibration_error(died, said.probability))
+            assert row["coverage"]["value"] == pytest.approx(1 - said.has_abstained.mean())
+    shipped = [[row for row in result["rows"] if row["model"] == "shipped"] for result in (before, after)]
+    assert shipped[0] == shipped[1]
+    assert "word_promise" not in before and before["promise"] == after["promise"]
+    assert {row["horizon_h"] for row in after["word_promise"]["rows"]} == set(local.task.horizons)
+
+
+def test_words_can_be_left_unasked(spoken):
+    local, stays = spoken
+    both = predict_all(local, stays[:2], progress=silent)
+    alone = predict_all(local, stays[:2], progress=silent, has_words=False)
+    assert set(both.numbers) - set(alone.numbers) == {"words"}
+    np.testing.assert_array_equal(both.numbers["shipped"], alone.numbers["shipped"])
 
 
 def test_the_machine_is_named():

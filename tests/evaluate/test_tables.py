@@ -28,6 +28,18 @@ def test_table_says_simulated_in_verdict_heading_and_note(result: dict[str, Any]
     assert "says nothing about clinical value" in text
 
 
+def test_table_ends_with_what_is_left_of_the_promise_for_patients_that_calibration_never_saw(
+    result: dict[str, Any],
+) -> None:
+    text = " ".join(format_table(result).splitlines())  # type: ignore[arg-type]
+    assert 'never saw: promised 0.900, missed in 1 of 1 counts: medical, "no" at 6 h. Not a medical device.' in text
+    for row in result["shift"]["groups"][0]["rows"]:
+        row["is_too_small"] = True
+    assert "never saw: too few patients to say." in " ".join(format_table(result).splitlines())  # type: ignore[arg-type]
+    del result["shift"]
+    assert "never saw" not in format_table(result)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["m", "a-model-with-a-name-that-nobody-would-give-" * 3])
 def test_table_fits_100_columns_whatever_the_names(result: dict[str, Any], name: str) -> None:
     result["rows"][0]["model"] = name

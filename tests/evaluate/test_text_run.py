@@ -67,6 +67,12 @@ def test_every_model_has_a_row_and_calibrated_ones_a_likelihood(result: Any) -> 
     assert rows["majority"]["accuracy"]["value"] < 0.5
 
 
+def test_each_path_is_asked_once(local: Any, request_of: Any) -> None:
+    said: list[tuple[str, int, int]] = []
+    evaluate_text(local, request_of(), progress=lambda *what: said.append(what))
+    assert [caption for caption, done, total in said if done == total == 60] == ["texts, ngrams", "texts, trunk"]
+
+
 def test_the_shipped_row_is_what_the_device_answers(local: Any, result: Any, complaints: list[Any]) -> None:
     # Slow twin: one text at a time, as on a device.
     answers = [local.decide(item.text).answers["condition"] for item in complaints[60:]]

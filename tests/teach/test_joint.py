@@ -224,7 +224,8 @@ def test_the_bundle_answers_by_both_doors_and_words_are_the_same_card_by_card(wa
     static = icu_risk.static_features(stay)
     door = local.word_door()
     whole = door.logits(bundle.backend.session(), stay.minute, stay.code, stay.value, static, (6, 12, 48))
-    session, at, field = local.word_session(static), 0, local.task.fields[0]
+    session, at, field = local.word_session(static), 0, local.task.word_fields[0]
+    assert field.conformal is not None and field != local.task.fields[0]
     for hour in range(1, 49):
         while at < len(stay.minute) and stay.minute[at] <= 60 * hour:
             session.observe(local.task.signal.parameters[stay.code[at]], float(stay.value[at]))
@@ -233,7 +234,7 @@ def test_the_bundle_answers_by_both_doors_and_words_are_the_same_card_by_card(wa
         assert has_closed == (hour in door.words.card_ends)
         if hour in (6, 12, 48):
             row = whole[field.name][(6, 12, 48).index(hour)]
-            expected = answer_field(field, row, None if field.conformal is None else field.conformal.group_at(hour))
+            expected = answer_field(field, row, field.conformal.group_at(hour))
             answer = session.decide()[field.name]
             assert answer.probabilities == pytest.approx(expected.probabilities, abs=0.02)
     with pytest.raises(DecisionError, match="closes at"):

@@ -5,12 +5,13 @@
   itself (`decide/conformal.py`); the field abstains where more than one choice is left.
 - Alert threshold: the best event 1, min(sensitivity, PPV), over all horizons together, as the bed uses it. One for each
   hour was tried and gained nothing (docs/concepts/calibration-and-abstention.md).
+- Observation words: all of this again on the answers in words, where the trunk has learnt them.
 - Comparators: logistic regression on each other number (Platt 1999), and its own event-1 threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +129,7 @@ def calibrate_field(
     units: ArrayLike | None = None,
     is_by_choice: bool | None = None,
     fits_alert: bool | None = None,
+    refit: Callable[[NDArray[np.bool_]], NDArray[np.floating]] | None = None,
     seed: int = 0,
 ) -> Field:
     """Fit probabilities, prediction sets and the alert threshold of one field, whatever its number of choices.
@@ -142,6 +144,8 @@ def calibrate_field(
         is_by_choice: Promise for each choice by itself. None: for two choices yes; for more no, since a choice with
             fewer than `smallest_count(alpha)` rows could never be excluded from any set.
         fits_alert: Fit the alert threshold. None: for two choices.
+        refit: Logits (R, K) of all rows, with whatever of them was fitted on this split fitted on the rows (R,) bool
+            alone: the promise is then judged by rows that had no part in it. None: nothing of them was fitted here.
         seed: Of the folds that choose the map.
 
     Raises:
@@ -163,7 +167,7 @@ def calibrate_field(
     promise = fit_conformal(
         # Two choices: a monotone map keeps the ranks that the promise rests on. More: its biases would be judged by the
         # rows that fitted them, and the promise would be kept too rarely.
-        p if is_binary else _cross_fitted(plain, scores, truth, units, seed),
+        p if is_binary and refit is None else _cross_fitted(plain, scores, truth, units, refit, seed),
         truth,
         alpha=alpha,
         groups=groups,
@@ -179,9 +183,14 @@ def calibrate_field(
 
 
 def _cross_fitted(
-    plain: Field, scores: NDArray[np.float64], truth: NDArray[np.int64], units: ArrayLike | None, seed: int
+    plain: Field,
+    scores: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    units: ArrayLike | None,
+    refit: Callable[[NDArray[np.bool_]], NDArray[np.floating]] | None,
+    seed: int,
 ) -> NDArray[np.float64]:
-    """(R, K) probabilities of every row by a map that was fitted without its unit."""
+    """(R, K) probabilities of every row by a map, and logits, that were fitted without its unit."""
     unit = np.arange(len(truth)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     fold = np.random.default_rng([seed, 5]).permutation(unit.max() + 1)[unit] % _PROMISE_FOLDS
     p = np.empty_like(scores)
@@ -189,8 +198,9 @@ def _cross_fitted(
         mine = fold == part
         # A split so small that the others hold a single label cannot be crossed.
         rest = ~mine if len(np.unique(truth[~mine])) > 1 else np.ones_like(mine)
-        fitted = fit_map(plain, scores[rest], truth[rest], units=unit[rest], seed=seed).field
-        p[mine] = calibrate_logits(fitted, scores[mine])
+        fresh = scores if refit is None else np.asarray(refit(rest), dtype=np.float64)
+        fitted = fit_map(plain, fresh[rest], truth[rest], units=unit[rest], seed=seed).field
+        p[mine] = calibrate_logits(fitted, fresh[mine])
     return p
 
 
@@ -248,15 +258,12 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
             f"calibration split: expected at least {LEAST_OF_EITHER_OUTCOME} patients of either outcome, "
             f"got {int(died.sum())} who died and {int((~died).sum())} who lived"
         )
-    field = task.fields[0]
-    positive = field.choices.index(field.positive)
-    margin = predictions.numbers["shipped"]
-    logits = np.zeros((margin.size, 2))
-    logits[:, positive] = margin.reshape(-1)
-    labels = np.where(np.repeat(died, len(predictions.horizons)), positive, 1 - positive)
-    hours = np.tile(np.array(predictions.horizons).astype(str), len(died))
-    patients = np.repeat(np.arange(len(died)), len(predictions.horizons))
-    field = calibrate_field(field, logits, labels, alpha=max_error, groups=hours, units=patients)
+    margins, horizons = predictions.numbers["shipped"], predictions.horizons
+    field = calibrate_margins(task.fields[0], margins, died, horizons, alpha=max_error)
+    word_fields: tuple[Field, ...] = ()
+    if "words" in predictions.numbers:
+        in_words = calibrate_margins(task.fields[0], predictions.numbers["words"], died, horizons, alpha=max_error)
+        word_fields = (in_words, *task.fields[1:])
     comparators = {
         name: {
             str(hour): fit_comparator(numbers[:, i], died)
@@ -264,10 +271,63 @@ def calibrate(task: Task, predictions: Predictions, *, max_error: float) -> Cali
             if not np.isnan(numbers[:, i]).any()
         }
         for name, numbers in predictions.numbers.items()
-        if name != "shipped"  # the shipped model is read as the device reads it: by the field itself
+        if name not in ("shipped", "words")  # read as the device reads them: by the field itself
     }
-    fitted = replace(task, fields=(field, *task.fields[1:]), comparators={k: v for k, v in comparators.items() if v})
-    return Calibration(fitted, summarize(field, logits, labels, groups=hours))
+    fitted = replace(
+        task,
+        fields=(field, *task.fields[1:]),
+        word_fields=word_fields,
+        comparators={k: v for k, v in comparators.items() if v},
+    )
+    rows = _rows(field, margins, died, horizons)
+    return Calibration(fitted, summarize(field, rows.logits, rows.labels, groups=rows.hours))
+
+
+def calibrate_margins(
+    field: Field,
+    margins: NDArray[np.float64],
+    died: NDArray[np.bool_],
+    horizons: Sequence[int],
+    *,
+    alpha: float,
+) -> Field:
+    """Fit a field with two choices on patients who were each asked at every horizon.
+
+    Args:
+        field: What was fitted of it before is replaced.
+        margins: (N, H) log-odds of the positive choice.
+        died: (N,).
+        horizons: (H,) hours: the groups of the promise.
+        alpha: See `calibrate_field`.
+
+    Raises:
+        InputError: alpha is outside (0, 1), or a margin is not finite.
+        DataError: all died or all lived: nothing can be fitted.
+    """
+    rows = _rows(field, margins, died, horizons)
+    return calibrate_field(field, rows.logits, rows.labels, alpha=alpha, groups=rows.hours, units=rows.patients)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """(N, H) margins as N x H rows."""
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    hours: NDArray[np.str_]
+    patients: NDArray[np.int64]
+
+
+def _rows(field: Field, margins: NDArray[np.float64], died: NDArray[np.bool_], horizons: Sequence[int]) -> _Rows:
+    positive = field.choices.index(field.positive)
+    logits = np.zeros((margins.size, 2))
+    logits[:, positive] = margins.reshape(-1)
+    return _Rows(
+        logits,
+        np.where(np.repeat(died, len(horizons)), positive, 1 - positive),
+        np.tile(np.array(horizons).astype(str), len(died)),
+        np.repeat(np.arange(len(died)), len(horizons)),
+    )
 
 
 def fit_comparator(number: NDArray[np.float64], died: NDArray[np.bool_]) -> Comparator:

@@ -125,6 +125,7 @@ def _besides(args: Namespace) -> dict[str, Path]:
 
 
 def _of_stays(args: Namespace, local: LocalTask, besides: dict[str, LocalTask | LocalTextTask]) -> Result:
+    from smallhold.bundle.calibrate import calibrate_margins
     from smallhold.decide.local import LocalTask
     from smallhold.evaluate.run import EvaluationRequest, evaluate
 
@@ -145,6 +146,7 @@ def _of_stays(args: Namespace, local: LocalTask, besides: dict[str, LocalTask | 
         command=shlex.join(["smallhold", *sys.argv[1:]]),
         calibration=calibration,
         besides={name: other for name, other in besides.items() if isinstance(other, LocalTask)},
+        recalibrate=calibrate_margins,
     )
     progress = ProgressBar()
     try:

@@ -107,10 +107,7 @@ class Conformal:
         Where no choice reaches its threshold, the most probable one is kept: this can only add to the coverage, and
         without it a model that is better than its promise would abstain for nothing.
         """
-        within: NDArray[np.bool_] = probabilities >= np.array(self.least_of(group))
-        is_top = np.arange(probabilities.shape[-1]) == probabilities.argmax(axis=-1)[..., None]
-        sets: NDArray[np.bool_] = within | (is_top & ~within.any(axis=-1, keepdims=True))
-        return sets
+        return with_top_choice(probabilities >= np.array(self.least_of(group)), probabilities)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Conformal:
@@ -127,6 +124,13 @@ class Conformal:
             return cls(**{**value, "groups": groups})
         except (KeyError, TypeError, ValueError) as error:
             raise RecipeError(f"conformal: malformed: {error!r}") from error
+
+
+def with_top_choice(sets: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The sets (..., K), with the most probable choice in each that was empty."""
+    is_top = np.arange(probabilities.shape[-1]) == probabilities.argmax(axis=-1)[..., None]
+    filled: NDArray[np.bool_] = sets | (is_top & ~sets.any(axis=-1, keepdims=True))
+    return filled
 
 
 def smallest_alpha(count: int) -> float:

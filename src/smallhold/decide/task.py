@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from dataclasses import field as dataclass_field
 from typing import Any
 
@@ -108,6 +108,7 @@ class Task:
         horizons: Bins at which the task is measured.
         words: How the same readings are written in observation words, for a runtime that takes token ids alone; None
             when the trunk never learnt them.
+        word_fields: The same fields with what was fitted on answers in words; empty when nothing was.
         encoder: Path of the signal encoder in the bundle.
         baseline: Path of the baseline trees in the bundle, or None.
         comparators: Other model or score to hour (as text, JSON's keys) to fitted comparator.
@@ -123,6 +124,7 @@ class Task:
     num_bins: int = 0
     horizons: tuple[int, ...] = ()
     words: WordSpec | None = None
+    word_fields: tuple[Field, ...] = ()
     encoder: str = ""
     baseline: str | None = None
     comparators: dict[str, dict[str, Comparator]] = dataclass_field(default_factory=dict)
@@ -138,7 +140,11 @@ class Task:
         if (self.text is None) != bool(self.signal.parameters):
             raise RecipeError(f"task {self.name}: expected exactly one door, signal or text")
         if self.text is not None:
-            if self.words or any(getattr(self, item.name) for item in fields(self) if item.name in _SIGNAL_MEMBERS[1:]):
+            if (
+                self.words
+                or self.word_fields
+                or any(getattr(self, item.name) for item in fields(self) if item.name in _SIGNAL_MEMBERS[1:])
+            ):
                 raise RecipeError(f"task {self.name}: a text task has no {', '.join(_SIGNAL_MEMBERS[1:])}")
             if len(self.fields) != 1:
                 raise RecipeError(f"task {self.name}: a text task has one field, got {len(self.fields)}")
@@ -150,6 +156,17 @@ class Task:
             )
         if not self.fields or len({item.name for item in self.fields}) != len(self.fields):
             raise RecipeError(f"task {self.name}: expected one or more fields with different names")
+        if self.word_fields and (self.words is None or _schema(self.word_fields) != _schema(self.fields)):
+            raise RecipeError(f"task {self.name}: word_fields: expected `words`, and the choices of `fields` again")
+
+    @property
+    def fields_in_words(self) -> tuple[Field, ...]:
+        """How answers in observation words are read.
+
+        By what was fitted on them. Where nothing was: by the probabilities of the signal door, and without its
+        promise, which was not fitted on words.
+        """
+        return self.word_fields or tuple(replace(item, conformal=None) for item in self.fields)
 
     def field(self, name: str) -> Field:
         """The field of that name.
@@ -177,6 +194,10 @@ class Task:
             del value["words"]
         else:
             value["words"] = self.words.to_json()
+        if self.word_fields:
+            value["word_fields"] = [asdict(item) for item in self.word_fields]
+        else:
+            del value["word_fields"]
         if self.text is None:
             del value["text"]
         else:
@@ -195,9 +216,7 @@ class Task:
             value: dict[str, Any] = json.loads(data)
             if value.pop("format") != FORMAT:
                 raise RecipeError(f"task file: expected format {FORMAT}")
-            value["fields"] = tuple(
-                Field(**{**item, "choices": _tuple(item["choices"])}) for item in _tuple(value["fields"])
-            )
+            value["fields"] = _fields(value["fields"])
             if "text" in value:
                 return cls(**{**value, "text": TextDoor(**value["text"])})
             if absent := [name for name in _SIGNAL_MEMBERS if name not in value]:
@@ -206,6 +225,8 @@ class Task:
             value["horizons"] = _tuple(value["horizons"])
             if "words" in value:
                 value["words"] = WordSpec.from_json(value["words"])
+            if "word_fields" in value:
+                value["word_fields"] = _fields(value["word_fields"])
             value["comparators"] = {
                 model: {hour: Comparator(**item) for hour, item in hours.items()}
                 for model, hours in value["comparators"].items()
@@ -213,6 +234,14 @@ class Task:
             return cls(**value)
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise RecipeError(f"task file: malformed: {error!r}") from error
+
+
+def _schema(items: tuple[Field, ...]) -> list[tuple[str, tuple[str, ...], str]]:
+    return [(item.name, item.choices, item.positive) for item in items]
+
+
+def _fields(value: Any) -> tuple[Field, ...]:
+    return tuple(Field(**{**item, "choices": _tuple(item["choices"])}) for item in _tuple(value))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smallhold.decide.plan import Answer, FieldPlan, answer_field
+from smallhold.decide.plan import Answer, FieldPlan, answer_field, validate_answer
 from smallhold.decide.task import BOS, Task
 from smallhold.decide.words import WordState, static_words, words_of_record
 from smallhold.device.backends import Session
@@ -84,14 +83,13 @@ class WordDoor:
 class WordSession:
     """One patient in words: the open card, and the trunk's cache.
 
-    Answers are read by the field's calibration, which was fitted on the signal door. Its promise was not fitted on
-    words, and is not made here.
+    Answers are read by what was fitted on words; see `Task.fields_in_words` for bundles where nothing was.
     """
 
     def __init__(self, door: WordDoor, trunk: Session, static: FloatArray) -> None:
         self._door, self._trunk = door, trunk
         self._state = WordState(door.words, door.task.signal)
-        self._has_card = False
+        self._card_end = 0
         trunk.append(door.prefix(static))
 
     @property
@@ -112,7 +110,7 @@ class WordSession:
         words = self._state.close_bin()
         if words:
             self._trunk.append(self._door.spell(words))
-            self._has_card = True
+            self._card_end = self._state.bins_closed
         return bool(words)
 
     def decide(self) -> dict[str, Answer]:
@@ -121,11 +119,14 @@ class WordSession:
         Raises:
             DecisionError: no card was closed yet, or the runtime gave something that is no answer.
         """
-        if not self._has_card:
+        if not self._card_end:
             raise DecisionError(f"task {self._door.task.name}: close a card before deciding")
         answers = {}
-        for field in self._door.task.fields:
+        for field in self._door.task.fields_in_words:
             plan = self._door.plans[field.name]
             logits = self._trunk.score(list(plan.forced), [plan.at])[0]
-            answers[field.name] = answer_field(replace(field, conformal=None), logits[list(plan.deciding)])
+            group = None if field.conformal is None else field.conformal.group_at(self._card_end)
+            answer = answer_field(field, logits[list(plan.deciding)], group)
+            validate_answer(field, answer.probabilities, answer.choice, group)
+            answers[field.name] = answer
         return answers

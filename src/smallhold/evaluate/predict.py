@@ -23,7 +23,7 @@ from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.stays import Stay
 
 Progress = Callable[[str, int, int], None]
-_BLOCK = 256  # patients encoded at once
+_BLOCK = 64  # patients encoded at once; in words they take some seconds, and progress is shown after each block
 _SAPS1_FROM_H = 24  # the score describes the first 24 hours
 
 
@@ -52,6 +52,7 @@ def predict_all(
     progress: Progress,
     run: Path | None = None,
     is_hourly: bool = False,
+    has_words: bool = True,
 ) -> Predictions:
     """Ask the shipped model, the trees of the bundle, and the scores.
 
@@ -61,6 +62,7 @@ def predict_all(
         progress: Called with a caption, patients done and patients in all.
         run: Folder of the training run; adds `teacher` and `fp32`.
         is_hourly: Also fill `hourly`.
+        has_words: Also ask in observation words, where the trunk has learnt them: most of the time that this takes.
 
     Raises:
         DataError: no patient, or one without a known outcome.
@@ -81,7 +83,7 @@ def predict_all(
     horizons = task.horizons
     names = ["news2", *OLDER, "saps1", "shipped"]
     names += ["trees", "trees+shipped"] if trees else []
-    names += ["words"] if task.words else []
+    names += ["words"] if task.words and has_words else []
     names += ["teacher", "fp32"] if run is not None else []
     numbers = {name: np.full((len(stays), len(horizons)), np.nan) for name in names}
     hours = range(1, task.num_bins + 1) if is_hourly else horizons
@@ -99,7 +101,7 @@ def predict_all(
             numbers["teacher"][rows] = _tree_logits(teacher, channels, static, horizons)
         if student is not None:
             numbers["fp32"][rows] = student(channels, static)
-        if task.words:
+        if "words" in numbers:
             numbers["words"][rows] = word_margins(local, part, horizons)
         for i, stay in enumerate(part, start):
             totals = scores_at(stay, hours, older_at=horizons)

@@ -29,6 +29,7 @@ from smallhold.evaluate.report_parts import (
     unbroken,
     words,
 )
+from smallhold.evaluate.report_promise import shift_section
 from smallhold.evaluate.report_sections import (
     all_differences,
     besides_section,
@@ -118,6 +119,7 @@ def render_report(result: Result) -> str:
         ("besides", "Beside other bundles", besides_section(result)),
         ("burden", "Alert burden", burden_section(result)),
         ("calibration", "Calibration and abstention", calibration_section(result)),
+        ("shift", "Patients that calibration never saw", shift_section(result)),
         ("subgroups", "Subgroups", subgroup_section(result)),
         ("labels", "Labels", classes_section(result)),
         ("curves", "Curves", _curves(result)),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import TypeVar
 
-from smallhold.evaluate.result import IntervalJson, Result, population
+from smallhold.evaluate.result import IntervalJson, Result, horizon_name, population
 from smallhold.evaluate.svg import Picture
 from smallhold.evaluate.tables import ABSENT, format_difference, format_share
+
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
 
 
 def figure(picture: Picture, kind: str = "", more: str = "") -> str:
@@ -92,3 +96,15 @@ def unbroken(text: str) -> str:
 def class_of(name: str) -> str:
     """A class attribute, or nothing."""
     return f' class="{name}"' if name else ""
+
+
+def after(horizon_h: float | None) -> str:
+    """The title of what is said after so many hours; empty without a clock."""
+    return "" if horizon_h is None else f"After {horizon_name(horizon_h)}"
+
+
+def members_by(items: Sequence[_Item], key: Callable[[_Item], _Key]) -> list[tuple[_Key, list[_Item]]]:
+    """Neighbours and others with equal keys, in the order in which each key first appears."""
+    keys = [key(item) for item in items]
+    order = [found for i, found in enumerate(keys) if found not in keys[:i]]
+    return [(each, [item for item, found in zip(items, keys, strict=True) if found == each]) for each in order]

@@ -5,16 +5,24 @@ Each takes a result and gives HTML, or nothing when the result has no such part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-from smallhold.evaluate.report_parts import cell, fold, grouped, head, line, table, titled, words
+from smallhold.evaluate.report_parts import (
+    after,
+    cell,
+    fold,
+    grouped,
+    head,
+    line,
+    members_by,
+    table,
+    titled,
+    words,
+)
+from smallhold.evaluate.report_promise import promise_section
 from smallhold.evaluate.result import Burden, Result, Row, SubgroupRow, horizon_name, model_name, population
 from smallhold.evaluate.tables import ABSENT, format_bytes, format_count, format_share
 from smallhold.evaluate.verdict import SHIPPED, Outcome, judge
-
-_Item = TypeVar("_Item")
-_Key = TypeVar("_Key")
 
 _ORIGINS = {
     "calibration": "found on the calibration split",
@@ -32,7 +40,7 @@ def burden_section(result: Result) -> str:
     columns = ("model", "threshold", "alerts a patient-day", "false ones", "PPV", "sensitivity", "lead time")
     bodies = [
         grouped(point + _threshold_note(members), [_burden_line(row) for row in members], len(columns))
-        for point, members in _grouped(rows, lambda row: row["operating_point"])
+        for point, members in members_by(rows, lambda row: row["operating_point"])
     ]
     days = format_count(rows[0]["patient_days"])
     text = (
@@ -73,8 +81,8 @@ def calibration_section(result: Result) -> str:
     has_skill = any(row.get("brier_skill") is not None for row in rows)
     columns = ["model", "ECE", "by chance", "95 of 100 below", "reading", *(["Brier skill"] if has_skill else [])]
     bodies = [
-        grouped(_after(hour), [_noise_line(row, has_skill=has_skill) for row in members], len(columns))
-        for hour, members in _grouped(rows, lambda row: row.get("horizon_h"))
+        grouped(after(hour), [_noise_line(row, has_skill=has_skill) for row in members], len(columns))
+        for hour, members in members_by(rows, lambda row: row.get("horizon_h"))
     ]
     noun = population(result)[1]
     text = (
@@ -85,7 +93,7 @@ def calibration_section(result: Result) -> str:
     )
     caption = titled("Expected calibration error against chance", result)
     content = f"<p>{text}</p>" + table(caption, head(columns) + "".join(bodies), kind="sticky")
-    return content + _promise(result)
+    return content + promise_section(result)
 
 
 def _noise_line(row: Row, *, has_skill: bool) -> str:
@@ -103,51 +111,11 @@ def _noise_line(row: Row, *, has_skill: bool) -> str:
     return line(model_name(row["model"]), cells, SHIPPED if row["model"] == SHIPPED else "")
 
 
-def _promise(result: Result) -> str:
-    promise = result.get("promise")
-    if promise is None:
-        return ""
-    columns = ("truth", "n", "truth in the set", "answered", "answered wrongly", "choices in the set")
-    bodies = [
-        grouped(
-            _after(hour),
-            [
-                line(
-                    row["choice"] or "any",
-                    [
-                        words(format_count(row["n"])),
-                        cell(row["coverage"]),
-                        *(words(format_share(row[key])) for key in ("answered", "wrong")),
-                        words(f"{row['set_size']:.2f}"),
-                    ],
-                )
-                for row in members
-            ],
-            len(columns),
-        )
-        for hour, members in _grouped(promise["rows"], lambda row: row["horizon_h"])
-    ]
-    each = "for each true answer by itself" if promise["is_by_choice"] else "over all answers together"
-    bound = (
-        ""
-        if promise["is_feasible"]
-        else " A group of the calibration split was too small for this: it can promise "
-        f"{1 - promise['smallest_alpha']:.1%} at most, and abstains instead."
-    )
-    text = (
-        f"The bundle promises that its prediction set holds the truth with probability {1 - promise['alpha']:.0%}, "
-        f"{each}, for {population(result)[1]} like those of the calibration split. Here is how often it did, with the "
-        f"exact 95 % interval.{bound}"
-    )
-    caption = titled("Prediction sets: promised and kept", result)
-    return f"<h3>The promise</h3><p>{text}</p>" + table(caption, head(columns) + "".join(bodies), kind="sticky")
-
-
 def subgroup_section(result: Result) -> str:
     """The shipped model by sex, age and unit, or by language."""
     rows = result.get("subgroups", [])
     parts = []
-    for attribute, members in _grouped(rows, lambda row: row.get("attribute", "")):
+    for attribute, members in members_by(rows, lambda row: row.get("attribute", "")):
         has_clock = any(row.get("horizon_h") is not None for row in members)
         last = max((row.get("horizon_h") or 0 for row in members), default=0)
         shown = [row for row in members if (row.get("horizon_h") or 0) == last]
@@ -158,7 +126,7 @@ def subgroup_section(result: Result) -> str:
             others = [row for row in members if (row.get("horizon_h") or 0) != last]
             tables = "".join(
                 _subgroup_table(part, titled(f"{name}, after {hour}", result))
-                for hour, part in _grouped(others, lambda row: horizon_name(row.get("horizon_h")))
+                for hour, part in members_by(others, lambda row: horizon_name(row.get("horizon_h")))
             )
             parts.append(fold(f"{name}, at the other hours", tables))
     if not parts:
@@ -253,7 +221,7 @@ def besides_section(result: Result) -> str:
                     ],
                 )
             )
-        bodies.append(grouped(_after(key or None), lines, len(columns)))
+        bodies.append(grouped(after(key or None), lines, len(columns)))
     caption = titled(f"Other bundles on the same {population(result)[1]}, by {_COLUMNS[name]}", result)
     listed = table(
         titled("Which bundles these are", result),
@@ -310,18 +278,7 @@ def all_differences(result: Result) -> str:
             ],
             len(columns),
         )
-        for pair, members in _grouped(differences, lambda item: item["models"])
+        for pair, members in members_by(differences, lambda item: item["models"])
     ]
     caption = titled("Paired differences in every metric; below each its interval", result)
     return table(caption, head(columns) + "".join(bodies), kind="sticky")
-
-
-def _after(horizon_h: float | None) -> str:
-    return "" if horizon_h is None else f"After {horizon_name(horizon_h)}"
-
-
-def _grouped(items: Sequence[_Item], key: Callable[[_Item], _Key]) -> list[tuple[_Key, list[_Item]]]:
-    """Neighbours and others with equal keys, in the order in which each key first appears."""
-    keys = [key(item) for item in items]
-    order = [found for i, found in enumerate(keys) if found not in keys[:i]]
-    return [(each, [item for item, found in zip(items, keys, strict=True) if found == each]) for each in order]

@@ -142,6 +142,10 @@ class Curves(TypedDict, total=False):
     aurc: float
 
 
+#: Where the interval of a coverage lies: it holds the promised level, or all of it is below or above.
+Reading = Literal["below", "within", "above"]
+
+
 class PromiseRow(TypedDict):
     """How often the prediction set held the truth, with its exact interval; `choice` null: all choices together."""
 
@@ -149,6 +153,7 @@ class PromiseRow(TypedDict):
     choice: str | None
     n: int
     coverage: IntervalJson
+    reading: Reading
     answered: float
     wrong: float
     set_size: float
@@ -162,6 +167,52 @@ class Promise(TypedDict):
     is_feasible: bool
     smallest_alpha: float
     rows: list[PromiseRow]
+
+
+class ShiftRow(TypedDict, total=False):
+    """One outcome of held-out patients at one horizon: as a `PromiseRow`, and beside it two other rules.
+
+    With fewer than ten of the outcome `is_too_small` is true and no figure stands there. `shipped_coverage` is that of
+    the bundle's own calibration; `adaptive_bound` is how far, after n outcomes, the adaptive rule's share of misses
+    can be from alpha, 1 or more saying nothing.
+    """
+
+    horizon_h: float | None
+    choice: str | None
+    n: int
+    is_too_small: bool
+    coverage: IntervalJson
+    reading: Reading
+    answered: float
+    wrong: float
+    set_size: float
+    shipped_coverage: float
+    adaptive_coverage: float
+    adaptive_set_size: float
+    adaptive_bound: float
+
+
+class ShiftGroup(TypedDict):
+    """The n measured patients of one kind of unit, and what was fitted without their kind.
+
+    `is_too_small`: fewer than ten of either outcome were left to calibrate on, so that there are no rows.
+    """
+
+    held_out: str
+    n: int
+    num_events: int
+    num_calibration: int
+    num_calibration_events: int
+    is_too_small: bool
+    rows: list[ShiftRow]
+
+
+class Shift(TypedDict):
+    """Prediction sets of patients of a kind that calibration never saw; `step` is the adaptive rule's."""
+
+    alpha: float
+    step: float
+    groups: list[ShiftGroup]
 
 
 class BundleFile(TypedDict):
@@ -281,6 +332,8 @@ class Result(TypedDict, total=False):
     classes: list[ClassRow]
     confusions: list[Confusion]
     promise: Promise
+    word_promise: Promise
+    shift: Shift
     remarks: list[str]
     intended_use: str
     known_limits: str

@@ -13,7 +13,9 @@ from smallhold.evaluate.device_cost import machine, signal_latency
 from smallhold.evaluate.predict import margins_of, predict_all
 from smallhold.evaluate.result import Result
 from smallhold.evaluate.run_folder import read_run_file
+from smallhold.evaluate.shift import Patients, Recalibrate, shift_by_unit
 from smallhold.evaluate.signal_quality import (
+    Measured,
     read_predictions,
     signal_burden,
     signal_curves,
@@ -43,6 +45,8 @@ class EvaluationRequest:
         command: What the user typed.
         calibration: Patients that alert thresholds are found on; empty finds them on `stays`, and says so.
         besides: Name to another bundle's task, measured on the same patients.
+        recalibrate: Fits a field as `bundle build` does, for kinds of patients that calibration never saw; None leaves
+            `shift` out, and so does an empty `calibration`.
     """
 
     stays: Sequence[Stay]
@@ -54,6 +58,7 @@ class EvaluationRequest:
     command: str
     calibration: Sequence[Stay] = ()
     besides: Mapping[str, LocalTask] = field(default_factory=dict)
+    recalibrate: Recalibrate | None = None
 
 
 def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress) -> Result:
@@ -70,7 +75,7 @@ def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress
     calibration, remarks = None, []
     known = [stay for stay in request.calibration if stay.died is not None]
     if min(sum(bool(s.died) for s in known), sum(not s.died for s in known)) >= LEAST_OF_EITHER_OUTCOME:
-        calibration = predict_all(local, known, progress=progress, is_hourly=True)
+        calibration = predict_all(local, known, progress=progress, is_hourly=True, has_words=False)
     else:
         remarks.append("Thresholds of equal alert burden were found on these very patients: optimistic.")
     besides = {
@@ -95,9 +100,19 @@ def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress
         "machine": machine(),
         "seed": request.seed,
     }
-    promise = signal_promise(local.task.fields[0], measured)
-    if promise is not None:
-        result["promise"] = promise
+    _add_promises(result, local, measured)
+    if calibration is not None and request.recalibrate is not None:
+        shift = shift_by_unit(
+            local.task.fields[0],
+            Patients.asked(calibration, known),
+            Patients.asked(predictions, stays),
+            predictions.horizons,
+            recalibrate=request.recalibrate,
+            seed=request.seed,
+            progress=progress,
+        )
+        if shift is not None:
+            result["shift"] = shift
     if request.run is not None:
         summary = read_run_file(request.run)
         result["training"] = {
@@ -116,3 +131,14 @@ def evaluate(local: LocalTask, request: EvaluationRequest, *, progress: Progress
         result["patient"] = tell_story(local, storied(stays))
         progress("device", 3, 3)
     return result
+
+
+def _add_promises(result: Result, local: LocalTask, measured: Measured) -> None:
+    """What was promised at each door, and how it was kept."""
+    promise = signal_promise(local.task.fields[0], measured)
+    if promise is not None:
+        result["promise"] = promise
+    if local.task.words is not None:
+        promise = signal_promise(local.task.fields_in_words[0], measured, model="words")
+        if promise is not None:
+            result["word_promise"] = promise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,8 @@ def read_predictions(
             number = numbers[:, i]
             if np.isnan(number).any():
                 continue
-            if model == "words":  # as `WordSession` reads it: by the same map, without the promise
-                judged[model, hour] = read_by_field(replace(task.fields[0], conformal=None), number, hour)
+            if model == "words":
+                judged[model, hour] = read_by_field(task.fields_in_words[0], number, hour)
             elif model in ("shipped", "fp32"):
                 judged[model, hour] = read_by_field(task.fields[0], number, hour)
             else:
@@ -211,15 +211,15 @@ def hourly_scores(task: Task, predictions: Predictions) -> dict[str, Floats]:
     return {**scores, "news2": predictions.hourly["news2"]}
 
 
-def signal_promise(field_: Field, measured: Measured) -> Promise | None:
-    """How the promise of the field was kept at each horizon, by true choice; None where none was made."""
+def signal_promise(field_: Field, measured: Measured, *, model: str = "shipped") -> Promise | None:
+    """How the promise of a model's field was kept at each horizon, by true choice; None where none was made."""
     if field_.conformal is None:
         return None
     positive = field_.choices.index(field_.positive)
     labels = np.where(measured.died, positive, 1 - positive)
     rows = []
     for hour in measured.horizons:
-        said = measured.judged["shipped", hour]
+        said = measured.judged[model, hour]
         if said.sets is None or said.probability is None or said.has_abstained is None:
             continue
         # What is given is the only choice of the set.

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-from smallhold.evaluate.result import METRICS, IntervalJson, Result, horizon_name, population, reported_metrics
+from smallhold.evaluate.result import (
+    METRICS,
+    IntervalJson,
+    Result,
+    Shift,
+    horizon_name,
+    population,
+    reported_metrics,
+)
 from smallhold.evaluate.verdict import verdict
 
 SIMULATED_NOTE = "Simulated patients: shows that the machinery works, says nothing about clinical value"
@@ -62,7 +70,8 @@ def format_table(result: Result) -> str:
 
     Returns:
         The verdict, wrapped, then one line per model and horizon. The word *simulated* stands in the heading when it
-        applies. The first three metrics carry their interval as low-high.
+        applies. The first three metrics carry their interval as low-high. Below it what is left of the promise for
+        patients that calibration never saw.
     """
     rows = sorted(result["rows"], key=lambda row: row.get("horizon_h") or 0)
     names = [name for name in reported_metrics(rows) if name not in _LEFT_TO_THE_REPORT]
@@ -83,7 +92,27 @@ def format_table(result: Result) -> str:
     kind = f"simulated {noun}" if result["is_simulated"] else noun
     title = f"{result['task']}: {format_count(count)} {kind}, {result['data_set']}, split {result['split']}"
     notes = [NOT_A_DEVICE] if not result["is_simulated"] else [simulated_note(result), NOT_A_DEVICE]
-    return "\n".join([*_wrap(verdict(result).sentence), "", *_wrap(title), body, *(f"{note}." for note in notes)])
+    shift = _wrap(shift_summary(result["shift"])) if "shift" in result else []
+    return "\n".join(
+        [*_wrap(verdict(result).sentence), "", *_wrap(title), body, *shift, *(f"{note}." for note in notes)]
+    )
+
+
+def shift_summary(shift: Shift) -> str:
+    """For whom the promise was missed when calibration had not seen their kind of unit, in a sentence."""
+    rows = [(group["held_out"], row) for group in shift["groups"] for row in group["rows"] if not row["is_too_small"]]
+    about = "Prediction sets for a kind of unit that calibration never saw"
+    if not rows:
+        return f"{about}: too few patients to say."
+    whose: dict[str, list[str]] = {}
+    for unit, row in rows:
+        if row["reading"] == "below":
+            whose.setdefault(f'{unit}, "{row["choice"]}"', []).append(f"{row['horizon_h']:g}")
+    found = "; ".join(f"{name} at {', '.join(hours)} h" for name, hours in whose.items()) or "none"
+    num_missed = sum(map(len, whose.values()))
+    return (
+        f"{about}: promised {format_share(1 - shift['alpha'])}, missed in {num_missed} of {len(rows)} counts: {found}."
+    )
 
 
 def _compact(interval: IntervalJson | None, *, has_interval: bool) -> str:
