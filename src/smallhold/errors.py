@@ -21,6 +21,8 @@
     │   └── DeadlineError       the decision came too late
     ├── PolicyError         a profile is not total, not monotone, or permits on a clause nobody has read
     ├── JournalError        the journal was altered, cut, or cannot be written
+    ├── EndpointError       a teacher's endpoint cannot be asked, or refuses every question
+    │   └── EgressError         rows may not leave this machine for that endpoint
     └── InterruptedRun      stopped on request; running the same command again resumes
 """
 
@@ -124,6 +126,14 @@ class PolicyError(SmallholdError):
 
 class JournalError(SmallholdError):
     """The journal was altered, cut, or cannot be written."""
+
+
+class EndpointError(SmallholdError):
+    """A teacher's endpoint cannot be asked, or refuses every question."""
+
+
+class EgressError(EndpointError):
+    """Rows may not leave this machine for that endpoint; nothing was sent."""
 
 
 class InterruptedRun(SmallholdError):  # noqa: N818 - it is a state, not a fault

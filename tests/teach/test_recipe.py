@@ -3,10 +3,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from smallhold.errors import RecipeError
-from smallhold.teach.joint_recipe import is_joint, read_joint_recipe
+from smallhold.teach.endpoint.recipe import read_label_recipe
+from smallhold.teach.joint_recipe import JointRecipe, is_joint, read_joint_recipe
 from smallhold.teach.pretrain_recipe import read_pretrain_recipe
 from smallhold.teach.recipe import parse_recipe, read_recipe, recipe_of_run
-from smallhold.teach.recipe_file import shipped_recipes
+from smallhold.teach.recipe_file import parse_toml, shipped_recipes
 
 SMALLEST = '[task]\nsector = "hospital"\nname = "icu-risk"\n[bundle]\nname = "x"\n'
 
@@ -28,6 +29,7 @@ def test_every_shipped_recipe_parses_and_survives_being_written_into_a_run():
 
 def test_every_shipped_recipe_is_of_one_kind_and_parses():
     readers = {"base": read_pretrain_recipe, "hospital": read_joint_recipe, "finance": read_joint_recipe}
+    readers["label-support-intent"] = read_label_recipe
     for name in shipped_recipes():
         readers.get(name, read_recipe)(name)
         assert is_joint(name) == (readers.get(name) is read_joint_recipe)
@@ -51,6 +53,21 @@ def test_the_digest_tells_recipes_apart():
     recipe = parse_recipe(SMALLEST, where="r")
     assert recipe.digest == parse_recipe(SMALLEST, where="other").digest
     assert recipe.digest != replace(recipe, seed=1).digest
+
+
+@pytest.mark.parametrize(
+    ("ngrams", "message"),
+    [
+        ("strength = 0.0", "a strength above 0"),
+        ("ratio_power = 3.0", r"a ratio_power in \[0, 2\]"),
+        ("char_buckets = 0", "one or more buckets"),
+        ("keeps_punctuation = 1", "expected bool, got 1"),
+    ],
+)
+def test_impossible_n_grams_are_refused_before_anything_is_fitted(ngrams, message):
+    text = f'sector = "x"\nbase = ""\n[[text]]\ntask = "y"\nngrams = {{ {ngrams} }}\n[bundle]\nname = "x"\n'
+    with pytest.raises(RecipeError, match=rf"^recipe r, text\[0\], ngrams.*{message}"):
+        parse_toml(JointRecipe, text, where="r")
 
 
 @pytest.mark.parametrize(

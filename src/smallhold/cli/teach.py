@@ -1,4 +1,4 @@
-"""`smallhold teach`: train a model from a recipe, list the recipes."""
+"""`smallhold teach`: train a model from a recipe, label texts by an endpoint, list recipes and models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
+from smallhold.cli.teach_endpoint import configure_label, configure_list, label, list_sources
 from smallhold.errors import SmallholdError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ EXAMPLE = "smallhold teach train icu-risk --out runs/icu-risk"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add `train` and `list`."""
+    """Add `train`, `pretrain`, `label` and `list`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="carry out a recipe; run it again to resume")
     train.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
@@ -35,24 +36,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pretrain.add_argument(
         "--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads"
     )
-    listing = actions.add_parser("list", help="recipes that come with the package")
-    for action in (train, pretrain, listing):
+    labelling = actions.add_parser("label", help="label texts by an OpenAI-compatible endpoint; run again to resume")
+    configure_label(labelling)
+    listing = actions.add_parser("list", help="recipes that come with the package, or models to teach or to begin from")
+    configure_list(listing)
+    for action in (train, pretrain, labelling, listing):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    from smallhold.teach.joint_recipe import is_joint
-    from smallhold.teach.recipe_file import shipped_recipes
-
     if args.action == "list":
-        names = shipped_recipes()
-        if args.json:
-            print_json(names)
-        else:
-            print("\n".join(names))
-        next_commands(f"smallhold teach train {names[0]} --out runs/{names[0]}")
-        return 0
+        return list_sources(args)
+    if args.action == "label":
+        return label(args)
+    from smallhold.teach.joint_recipe import is_joint
+
     if args.threads < 1:
         raise SmallholdError(f"--threads: expected at least 1, got {args.threads}")
     out = args.out or Path("runs") / Path(args.recipe).stem

@@ -7,6 +7,18 @@ what was found for the data themselves, with a remark where the evidence is weak
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Privacy(StrEnum):
+    """Whom a row is about, from the least to the most restricted; decides where it may be sent.
+
+    `PUBLIC` is openly published text or data that is nobody's record; anybody may read it where it came from.
+    """
+
+    PUBLIC = "public"
+    CUSTOMER = "customer"
+    PATIENT = "patient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +32,7 @@ class KnownDataSet:
         sources: Where the files come from: repository, commit, path.
         row: One line of its files, as `*.jsonl` or `*.jsonl.zst`; or the columns of `*.csv`.
         may_ship_weights: Whether weights trained on it may be committed and shipped.
+        privacy: Whom its rows are about; what is not known is taken for a patient's.
     """
 
     name: str
@@ -28,6 +41,7 @@ class KnownDataSet:
     sources: tuple[str, ...]
     row: str
     may_ship_weights: bool = False
+    privacy: Privacy = Privacy.PATIENT
 
 
 def _github(repository: str, commit: str, path: str) -> str:
@@ -50,6 +64,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         licence="CC BY 4.0",
         sources=(_github("wyim/aci-bench", "b909b2bb9cf1d19de08df15cddde7bd0179665e4", "data/challenge_data/*.csv"),),
         row='{"dataset","encounter_id","dialogue","note"}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="banking77",
@@ -58,6 +73,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github(*_POLYAI, "banking_data/{train,test}.csv"),),
         row='{"text","intent","upstream_split"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="eicu_demo_multihospital",
@@ -75,6 +91,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github("COST-ELTeC/ELTeC-fra", "83f0a43fdb967cd1db646027a1a237307e4924a1", "plain1/*.txt"),),
         row=_BOOK_ROW,
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="french_medmcqa",
@@ -87,6 +104,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row='{"id","question","answers","correct_answers","subject_name","type","nbr_correct_answers","upstream_split"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="heart_disease_4_hospitals",
@@ -114,6 +132,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row='{"Text ID","Text","Sentences","Error Flag","Error Type","Error Sentence ID","Error Sentence",'
         '"Corrected Sentence","Corrected Text","upstream_split"}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="medquad",
@@ -122,6 +141,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github("abachaa/MedQuAD", "577bd37b96c02d1833b2c9eed2de9f96964e96cb", "*/*.xml"),),
         row='{"id","doc","source","focus","qtype","question","answer","url","cui","semantic_type"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="mimic3_demo_icu",
@@ -138,6 +158,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         licence="CC BY 4.0",
         sources=(_github("abachaa/MTS-Dialog", "3ff0801933608d6f570468c13125125fb5cabdea", "Main-Dataset/*.csv"),),
         row='{"id","section","section_text","dialogue"}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="mtsamples",
@@ -146,6 +167,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github("ML4LHS/clinspacy", "2efc73a3dbd152cb57aa65e263ae37310e068c61", "data/mtsamples.rda"),),
         row='{"note_id","description","medical_specialty","specialties","sample_name","transcription","keywords"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="nasa_cmapss_fd001",
@@ -155,6 +177,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
             _github("jaesto/Turbofan-RUL", "050a3bc7e67ac26b84af29084c5ac1239d693f83", "data/{train,test}_FD001.txt"),
         ),
         row="csv: unit, cycle, 3 settings, 21 sensors",
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="nlupp",
@@ -162,6 +185,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         licence="CC BY 4.0",
         sources=(_github(*_POLYAI, "nlupp/data/*/fold*.json"),),
         row='{"domain","text","intents","slots"}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="nsl_kdd",
@@ -175,6 +199,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
             ),
         ),
         row="csv: 41 features, label, difficulty, category",
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="openstax_general",
@@ -190,6 +215,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row=_OPENSTAX_ROW,
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="openstax_medical",
@@ -202,6 +228,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row=_OPENSTAX_ROW,
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="physionet2012_icu",
@@ -248,6 +275,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
             ),
         ),
         row='{"id","presenting_complaint","note","dialogue"}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="public_domain_books",
@@ -258,6 +286,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row='{"id","book","text"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="pubmedqa",
@@ -266,6 +295,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github("pubmedqa/pubmedqa", "1cbae8e92f72f20c8d3747cbb3bf5bc53554d997", "data/ori_pqal.json"),),
         row='{"pmid","question","contexts","long_answer","final_decision"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="rumedbench",
@@ -287,6 +317,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=(_github("JoannaBy/RussianNovels", "0398a127fecf9b0a113ded163658f9c112c83ec5", "corpus/*.txt"),),
         row=_BOOK_ROW,
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="sepsis2019_snapshots",
@@ -308,6 +339,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         sources=("smallhold.sectors.hospital.simulator.write_ward",),
         row='{"simulated":true, ...} and otherwise as physionet2012_icu',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="symptom2disease",
@@ -322,6 +354,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row='{"label","text"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="synthea_fhir_r4",
@@ -335,6 +368,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
             ),
         ),
         row='{"resourceType":"Bundle","entry":[...]}',
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="traffic_los_loop",
@@ -348,6 +382,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
             ),
         ),
         row="csv: one row per five minutes, one column per sensor",
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="twitter_financial_news",
@@ -362,6 +397,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         ),
         row='{"text","label","upstream_split"}',
         may_ship_weights=True,
+        privacy=Privacy.PUBLIC,
     ),
     KnownDataSet(
         name="uci_chronic_kidney_disease",
@@ -404,6 +440,7 @@ KNOWN: tuple[KnownDataSet, ...] = (
         licence="CC BY-SA 4.0",
         sources=(_github("mainlp/xsid", "761d926c3f2e9f6bea13192d2f39cec1d04d9777", "data/xSID-0.7/*.conll"),),
         row='{"lang","text","text_en","intent","tokens","slots"}',
+        privacy=Privacy.PUBLIC,
     ),
 )
 """In order of their names."""

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from smallhold.errors import DataError, MissingExtraError
-from smallhold.sectors.catalogue import KNOWN, KnownDataSet
+from smallhold.sectors.catalogue import KNOWN, KnownDataSet, Privacy
 
-__all__ = ["KNOWN", "KnownDataSet", "cache_dir", "find_data_set", "jsonl_files", "known_data_set", "read_jsonl"]
+__all__ = [
+    "KNOWN",
+    "KnownDataSet",
+    "Privacy",
+    "cache_dir",
+    "find_data_set",
+    "jsonl_files",
+    "known_data_set",
+    "privacy_of",
+    "read_jsonl",
+]
 
 
 def find_data_set(name: str, data_dir: Path | None) -> Path:
@@ -52,6 +62,16 @@ def known_data_set(name: str) -> KnownDataSet:
         if known.name == name:
             return known
     raise DataError(f"unknown data set {name!r}: expected one of {', '.join(known.name for known in KNOWN)}")
+
+
+def privacy_of(name: str, otherwise: Privacy = Privacy.PATIENT) -> Privacy:
+    """Whom the rows of a data set are about.
+
+    Args:
+        name: Name of the data set.
+        otherwise: What a data set is that the catalogue does not know.
+    """
+    return next((known.privacy for known in KNOWN if known.name == name), otherwise)
 
 
 def cache_dir() -> Path:
