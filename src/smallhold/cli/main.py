@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "device": "Make a device's home, install a signed bundle, roll it back, show what runs",
     "decide": "Ask a bundle for one decision",
     "replay": "Play recorded patients through a bundle, as if they lay on a ward",
+    "serve": "Answer OpenAI-compatible requests on this machine from a bundle",
     "evaluate": "Measure a bundle on patients with a known outcome, beside the simple things",
     "journal": "Show, verify and export the journal of a device",
     "new": "Start a sector of your own, or check its rows",
@@ -43,6 +44,11 @@ _EXTRAS = {
     "threadpoolctl": "train",
     "matplotlib": "report",
     "zstandard": "data",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "llguidance": "serve",
+    "jinja2": "serve",
+    "httpx": "endpoint",
 }
 
 

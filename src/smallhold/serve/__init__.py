@@ -1,0 +1,1 @@
+"""A bundle behind an OpenAI-compatible HTTP interface on this machine."""
