@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("scipy", reason="the weights are fitted with scipy, the extra 'train'")
 
+from smallhold.bundle.calibrate import calibrate_field
 from smallhold.bundle.fit_text_task import fit_path_weights, fit_text_task
 from smallhold.decide import open_bundle
+from smallhold.decide.plan import Field, calibrate_logits
 from smallhold.errors import DataError, ShapeError
 
 
@@ -66,6 +69,45 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
         fit_path_weights(trunk, ngrams[:-1], labels)
     with pytest.raises(DataError, match="the calibration split is empty"):
         fit_path_weights(trunk[:0], ngrams[:0], labels[:0])
+
+
+def test_a_promise_is_judged_by_rows_that_were_not_fitted() -> None:
+    rng = np.random.default_rng(5)
+    labels, fresh = rng.integers(0, 4, 400), rng.integers(0, 4, 2000)
+
+    def remembering(rows: np.ndarray) -> np.ndarray:  # right about what it was fitted on, and blind elsewhere
+        blind = np.random.default_rng(6).normal(size=(400, 4))
+        return np.where(rows[:, None], 4.0 * np.eye(4)[labels], blind)
+
+    field = Field(name="f", choices=("a", "b", "c", "d"), positive="a")
+    kept = []
+    for refit in (None, remembering):
+        fitted = calibrate_field(field, remembering(np.ones(400, bool)), labels, alpha=0.1, refit=refit)
+        p = calibrate_logits(fitted, rng.normal(size=(2000, 4)))
+        kept.append(fitted.conformal.sets(p)[np.arange(2000), fresh].mean())
+    assert kept[0] < 0.6
+    assert kept[1] > 0.88
+
+
+def test_the_weights_have_no_part_in_the_rows_that_judge_them(text_bundle: Any) -> None:
+    local = open_bundle(text_bundle.path, trusted_keys=text_bundle.trusted_keys).text_task("triage")
+    local.door = replace(local.door, trunk_weight=1.0)
+    texts = [example.text for example in text_bundle.examples]
+    labels = np.array([local.field.choices.index(example.label) for example in text_bundle.examples])
+    trunk, ngrams = local.logits(texts, "trunk"), local.logits(texts, "ngrams")
+    asked: list[np.ndarray] = []
+
+    def refit(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows)
+        a, b = fit_path_weights(trunk[rows], ngrams[rows], labels[rows])
+        return a * trunk + b * ngrams
+
+    fitted = fit_text_task(local, text_bundle.examples, alpha=0.2, progress=lambda *what: None).task
+    logits = fitted.text.trunk_weight * trunk + fitted.text.ngram_weight * ngrams
+    units = [example.group for example in text_bundle.examples]
+    calibrate = partial(calibrate_field, local.field, logits, labels, alpha=0.2, units=units, fits_alert=False)
+    assert fitted.fields[0] == calibrate(refit=refit) != calibrate()
+    assert np.sum(~np.array(asked), axis=0).tolist() == [1] * 60  # every row is left out once
 
 
 def test_a_text_task_is_fitted_as_it_ships(text_bundle: Any) -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import time
 import unicodedata
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallhold.decide.ngrams import MOST_CHARACTERS, NGramClassifier, NGramSpec, words_of
+from smallhold.decide.ngrams import MOST_CHARACTERS, NGramClassifier, NGramSpec
 from smallhold.errors import DataError, InputError, ShapeError
 
 SPEC = NGramSpec(word_buckets=61, char_buckets=127, word_share=0.25)
+WITH_PUNCTUATION = replace(SPEC, keeps_punctuation=True)
+# Unicode's White_Space, and what Python adds to it.
+WHITE_SPACE = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
+WHITE_SPACE |= set("\x1c\x1d\x1e\x1f")
 
 
 def classifier(seed: int = 0, spec: NGramSpec = SPEC, choices: int = 3) -> NGramClassifier:
@@ -30,12 +36,16 @@ def classifier(seed: int = 0, spec: NGramSpec = SPEC, choices: int = 3) -> NGram
     )
 
 
-def slow_words(text: str) -> list[str]:
+def slow_words(text: str, *, keeps_punctuation: bool) -> list[str]:
     """Character by character, from the categories that the specification names."""
-    words = [""]
-    for letter in text[:MOST_CHARACTERS].lower():
-        if unicodedata.category(letter)[0] in "LN":
+    words, read, is_link = [""], text[:MOST_CHARACTERS].lower(), False
+    for i, letter in enumerate(read):
+        if keeps_punctuation:
+            is_link = letter not in WHITE_SPACE and (is_link or read[i:].startswith(("http://", "https://")))
+        if unicodedata.category(letter)[0] in "LN" and not is_link:
             words[-1] += letter
+        elif keeps_punctuation and not is_link and letter not in WHITE_SPACE:
+            words += [letter, ""]
         else:
             words.append("")
     return [word for word in words if word]
@@ -43,7 +53,7 @@ def slow_words(text: str) -> list[str]:
 
 def slow_logits(model: NGramClassifier, text: str) -> list[float]:
     """The specification of `decide/ngrams.py`, line by line, in Python's own numbers."""
-    words, spec = slow_words(text), model.spec
+    words, spec = slow_words(text, keeps_punctuation=model.spec.keeps_punctuation), model.spec
     blocks: list[dict[int, int]] = [{}, {}]
 
     def hit(block: int, kind: bytes, gram: str) -> None:
@@ -89,19 +99,33 @@ def test_features_by_hand() -> None:
         st.sampled_from(
             ["Fieber", "été", "ЖАР", "ΟΔΟΣ", "İstanbul", "x²", "東京", "_a_", "3.5mg", "naïve", "a\u0301", "\u200b"]
         )
+        | st.sampled_from(["$AAPL", "+3%", "HTTPS://t.co/x1", "http:/", "http://", "\x1f", "\u2029"])
         | st.text(max_size=6),
         max_size=12,
     ),
     st.sampled_from([" ", ", ", "\n", ""]),
+    st.sampled_from([SPEC, WITH_PUNCTUATION]),
 )
-def test_every_logit_is_that_of_the_slow_twin(parts: list[str], between: str) -> None:
-    text, model = between.join(parts), classifier()
+def test_every_logit_is_that_of_the_slow_twin(parts: list[str], between: str, spec: NGramSpec) -> None:
+    text, model = between.join(parts), classifier(spec=spec)
     try:
         text.encode()
     except UnicodeEncodeError:  # refused before it comes here
         return
-    assert words_of(text) == slow_words(text)
+    assert spec.words(text) == slow_words(text, keeps_punctuation=spec.keeps_punctuation)
     np.testing.assert_allclose(model.logits(text), slow_logits(model, text), atol=1e-4)
+
+
+def test_symbols_are_words_and_links_are_none_where_punctuation_is_kept() -> None:
+    text = "$AAPL +3.7%: Read_more HTTPS://t.co/x1?a=b\nnow!"
+    assert SPEC.words(text) == ["aapl", "3", "7", "read", "more", "https", "t", "co", "x1", "a", "b", "now"]
+    read = WITH_PUNCTUATION.words(text)
+    assert read == ["$", "aapl", "+", "3", ".", "7", "%", ":", "read", "_", "more", "now", "!"]
+
+
+def test_white_space_is_what_the_specification_says() -> None:
+    kept = {chr(i) for i in range(sys.maxunicode + 1) if not WITH_PUNCTUATION.words(chr(i))}
+    assert kept == WHITE_SPACE
 
 
 def test_a_text_without_words_says_what_the_bias_says() -> None:
@@ -115,13 +139,20 @@ def test_what_lies_behind_the_limit_is_not_read() -> None:
     np.testing.assert_array_equal(model.logits(head + " fever" * 100), model.logits(head))
 
 
-def test_a_classifier_survives_its_file_and_the_file_is_the_same_every_time() -> None:
-    model = classifier(1)
+@pytest.mark.parametrize("spec", [SPEC, WITH_PUNCTUATION])
+def test_a_classifier_survives_its_file_and_the_file_is_the_same_every_time(spec: NGramSpec) -> None:
+    model = classifier(1, spec)
     data = model.to_bytes()
     again = NGramClassifier.from_bytes(data)
     assert again.to_bytes() == data
     assert again.spec == model.spec
-    np.testing.assert_array_equal(again.logits("cough and fever"), model.logits("cough and fever"))
+    np.testing.assert_array_equal(again.logits("cough, and fever!"), model.logits("cough, and fever!"))
+
+
+def test_a_reader_that_knows_no_punctuation_finds_no_buckets() -> None:
+    members = {spec: set(np.load(io.BytesIO(classifier(spec=spec).to_bytes()))) for spec in (SPEC, WITH_PUNCTUATION)}
+    assert members[SPEC] - members[WITH_PUNCTUATION] == {"buckets"}
+    assert members[SPEC] == {"buckets", "word_share", "idf", "values", "scale", "bias"}
 
 
 def changed(**members: Any) -> bytes:

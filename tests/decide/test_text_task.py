@@ -52,6 +52,7 @@ def test_each_path_can_be_read_alone_and_many_texts_at_once(task: LocalTextTask,
     both, trunk, ngrams = (task.logits(texts, part) for part in ("both", "trunk", "ngrams"))  # type: ignore[arg-type]
     assert both.shape == trunk.shape == ngrams.shape == (6, 3)
     np.testing.assert_allclose(both, task.door.trunk_weight * trunk + task.door.ngram_weight * ngrams, atol=1e-4)
+    np.testing.assert_array_equal(both, task.weigh(trunk, ngrams))
     for i in range(3):  # whole and chunked input, with 8-bit activations
         np.testing.assert_allclose(trunk[i], slow_trunk(task, texts[i]), atol=0.02 * np.abs(trunk[i]).max())
         np.testing.assert_array_equal(task.logits(texts[i : i + 1]), both[i : i + 1])

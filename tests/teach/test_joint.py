@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,14 +22,18 @@ from smallhold.decide.task import Task, choice_token, marker_of
 from smallhold.decide.words import WordSpec, words_of_record
 from smallhold.errors import DataError, DecisionError, RecipeError
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
+from smallhold.records import sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.scaffold import write_simulated_sector
+from smallhold.sectors.splits import Split
 from smallhold.sectors.tasks import read_sector
+from smallhold.sectors.text_task import load_examples, split
 from smallhold.teach.bundle_request import BundleSource, request_of_run
 from smallhold.teach.joint import run_joint, word_table
 from smallhold.teach.joint_card import write_joint_card
 from smallhold.teach.joint_recipe import JointRecipe, read_joint_recipe
 from smallhold.teach.lessons import Timetable, batch_of, pad
+from smallhold.teach.model_teacher import ModelTeacher
 from smallhold.teach.pretrain import run_pretraining
 from smallhold.teach.pretrain_recipe import PretrainRecipe
 from smallhold.teach.recipe_file import parse_toml
@@ -149,6 +154,42 @@ def test_text_tasks_learn_from_any_sector_folder(base, tmp_path):
     assert summary.loss[-1][1] < 0.7 * summary.loss[0][1]
     again = run_joint(recipe, tmp_path / "shop" / "data", tmp_path / "run", progress=silent, threads=1)
     assert json.dumps(again.loss) == json.dumps(summary.loss)
+
+
+def test_labels_of_an_endpoint_outweigh_those_of_the_data(base, tmp_path):
+    """An endpoint that calls every text by the next choice's name: that is what the trunk then says."""
+    write_simulated_sector("shop", tmp_path / "shop", seed=0)
+    (task,) = read_sector(tmp_path / "shop").text_tasks
+    data, choices = tmp_path / "shop" / "data", list(task.choices)
+    examples = split(load_examples(task, data), Split.TRAIN)
+    following = {choice: choices[(i + 1) % len(choices)] for i, choice in enumerate(choices)}
+    lines = "".join(json.dumps({"text": e.text, "label": following[e.label]}) + "\n" for e in examples)
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "labels.jsonl").write_text(lines)
+    files = {"labels.jsonl": {"sha256": sha256_hex(lines.encode())}}
+    (folder / "manifest.json").write_text(json.dumps({"choices": choices, "files": files}))
+    recipe = read_joint_recipe(tmp_path / "shop" / "recipe.toml")
+    (lesson,) = recipe.text
+    recipe = replace(
+        recipe,
+        sector=str(tmp_path / "shop"),
+        base=str(base),
+        text=(replace(lesson, epochs=6.0, batch_size=16, max_tokens=48, teacher=str(folder)),),
+        optimizer=replace(recipe.optimizer, learning_rate=5e-3, warmup_steps=5),
+    )
+    run_joint(recipe, data, tmp_path / "run", progress=silent, threads=1)
+    said = ModelTeacher(tmp_path / "run").texts(task.name, [e.text for e in examples], choices).argmax(axis=1)
+    taught = np.mean([choices[i] == following[e.label] for i, e in zip(said, examples, strict=True)])
+    assert taught > 0.5 > np.mean([choices[i] == e.label for i, e in zip(said, examples, strict=True)])
+    (folder / "labels.jsonl").write_text(lines[:-40])
+    with pytest.raises(DataError, match="another recipe"):  # other labels are another run
+        run_joint(recipe, data, tmp_path / "run", progress=silent, threads=1)
+    with pytest.raises(DataError, match="changed after their manifest"):
+        run_joint(recipe, data, tmp_path / "other", progress=silent, threads=1)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match="no labels"):
+        run_joint(recipe, data, tmp_path / "third", progress=silent, threads=1)
 
 
 def test_a_timetable_holds_every_lesson_and_keeps_late_ones_late():

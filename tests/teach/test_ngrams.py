@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the classifier is fitted with scikit-learn, the extra 'train'")
 
+from scipy.sparse import csr_matrix
+
 from smallhold.decide.ngrams import NGramSpec
 from smallhold.errors import DataError, InputError
-from smallhold.teach.ngrams import NGramConfig, fit_ngrams, out_of_fold_logits
+from smallhold.teach.ngrams import NGramConfig, _unevenness, fit_ngrams, out_of_fold_logits
 
 SMALL = NGramConfig(spec=NGramSpec(word_buckets=1 << 10, char_buckets=1 << 10))
 CHOICES = ("migraine", "pneumonia", "psoriasis")
@@ -71,6 +74,29 @@ def test_balance_lifts_a_rare_choice(complaints: list) -> None:
     assert margin[1] > margin[0] + 0.5
 
 
+def test_unevenness_by_hand() -> None:
+    # Four texts of two choices. Held by: both texts of choice 0; one of each; one of choice 1.
+    held = csr_matrix(np.array([[1, 1, 0], [0.5, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32))
+    inside, outside = np.array([3, 2, 1]) / 6, np.array([1, 2, 2]) / 5  # one more of everything
+    found = _unevenness(held, np.array([2, 2, 7, 7]))  # the choices between have no texts, and no say
+    np.testing.assert_allclose(found, np.abs(np.log(inside / outside)), rtol=1e-6)
+
+
+def test_an_n_gram_that_every_choice_uses_alike_is_held_down(complaints: list) -> None:
+    texts, labels = data(complaints)
+    spec = NGramSpec(word_buckets=1 << 14, char_buckets=1 << 14)
+    noise = []
+    for power in (0.0, 1.0):
+        model = fit_ngrams(texts, labels, 3, NGramConfig(spec=spec, strength=3.0, ratio_power=power))
+        told, filler = (
+            np.abs(model.values[[crc32(b"w" + word) % (1 << 14) for word in words]] * model.scale).max(axis=1).mean()
+            for words in ((b"itchy", b"cough", b"aura"), (b"days", b"says", b"night"))
+        )
+        noise.append(filler / told)
+        assert np.mean([model.logits(text).argmax() for text in texts] == labels) > 0.85
+    assert noise[1] < 0.5 * noise[0]
+
+
 def test_labels_that_cannot_be_learnt_are_refused(complaints: list) -> None:
     texts, labels = data(complaints)
     with pytest.raises(DataError, match="expected texts of two or more different choices"):
@@ -79,6 +105,8 @@ def test_labels_that_cannot_be_learnt_are_refused(complaints: list) -> None:
         fit_ngrams(texts, labels, 2, SMALL)
     with pytest.raises(InputError, match="folds: expected two or more, got 1"):
         out_of_fold_logits(texts, labels, 3, SMALL, folds=1)
+    with pytest.raises(InputError, match=r"n-grams: expected a ratio_power in \[0, 2\] and a strength above 0"):
+        NGramConfig(ratio_power=-0.5)
 
 
 @pytest.mark.data

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from smallhold.bundle.calibrate import Calibration, calibrate_field, summarize
-from smallhold.decide.text_task import LocalTextTask
+from smallhold.decide.text_task import FloatArray, LocalTextTask
 from smallhold.errors import DataError, ShapeError
 from smallhold.sectors.text_task import TextExample
 
@@ -28,6 +28,8 @@ def fit_text_task(
 ) -> Calibration:
     """Weigh the paths, then calibrate the field, with the model as it ships.
 
+    The promise is judged by rows that had no part in the weights or the map behind it: both are cross-fitted.
+
     Args:
         local: The task of an opened bundle; its own weights are not used.
         examples: Of the calibration split alone.
@@ -41,24 +43,38 @@ def fit_text_task(
     if unknown := sorted({example.label for example in examples} - set(field.choices)):
         raise DataError(f"task {task.name}: calibration labels {unknown} are not among its choices")
     labels = np.array([field.choices.index(example.label) for example in examples], dtype=np.int64)
-    blocks = []
-    for start in range(0, len(examples), _BLOCK):
-        texts = [example.text for example in examples[start : start + _BLOCK]]
-        blocks.append(local.logits(texts, "trunk"))
-        progress(f"texts of {task.name}", min(start + _BLOCK, len(examples)), len(examples))
-    trunk = np.concatenate(blocks) if blocks else np.zeros((0, len(field.choices)), np.float32)
-    weights, logits = (1.0, 0.0), trunk
-    if local.ngrams is not None and not door.trunk_weight:  # the trunk never learnt this task
-        weights, logits = (0.0, 1.0), local.logits([example.text for example in examples], "ngrams")
-    elif local.ngrams is not None:
-        ngrams = local.logits([example.text for example in examples], "ngrams")
-        weights = fit_path_weights(trunk, ngrams, labels)
-        logits = weights[0] * trunk + weights[1] * ngrams
+    if not examples:
+        raise DataError(f"task {task.name}: the calibration split is empty")
+    texts = [example.text for example in examples]
+    # A trunk without weight never learnt this task.
+    has_trunk, has_ngrams = local.ngrams is None or door.trunk_weight > 0, local.ngrams is not None
+    silent = np.zeros((len(texts), len(field.choices)), np.float32)
+    trunk = _read(local, texts, progress) if has_trunk else silent
+    ngrams = local.logits(texts, "ngrams") if has_ngrams else silent
+
+    def refit(rows: NDArray[np.bool_]) -> FloatArray:
+        a, b = fit_path_weights(trunk[rows], ngrams[rows], labels[rows])
+        return a * trunk + b * ngrams
+
+    is_weighed = has_trunk and has_ngrams
+    a, b = fit_path_weights(trunk, ngrams, labels) if is_weighed else (float(has_trunk), float(has_ngrams))
+    logits = a * trunk + b * ngrams
     # Texts that the split keeps together, such as one headline posted twice, count as one.
     units = np.unique([example.group for example in examples], return_inverse=True)[1]
-    fitted = calibrate_field(field, logits, labels, alpha=alpha, units=units, fits_alert=False)
-    door = replace(door, trunk_weight=weights[0], ngram_weight=weights[1])
+    fitted = calibrate_field(
+        field, logits, labels, alpha=alpha, units=units, fits_alert=False, refit=refit if is_weighed else None
+    )
+    door = replace(door, trunk_weight=a, ngram_weight=b)
     return Calibration(replace(task, fields=(fitted,), text=door), summarize(fitted, logits, labels))
+
+
+def _read(local: LocalTextTask, texts: Sequence[str], progress: Callable[[str, int, int], None]) -> FloatArray:
+    """(N, K) logits of the trunk."""
+    blocks = []
+    for start in range(0, len(texts), _BLOCK):
+        blocks.append(local.logits(texts[start : start + _BLOCK], "trunk"))
+        progress(f"texts of {local.task.name}", min(start + _BLOCK, len(texts)), len(texts))
+    return np.concatenate(blocks)
 
 
 def fit_path_weights(

@@ -4,7 +4,10 @@ It costs next to nothing, and on short texts it is hard to beat; a task weighs b
 language needs in order to compute the same features stands here:
 
 1. The text is cut to `MOST_CHARACTERS` code points and lower-cased (Unicode's full mapping, no normalisation form).
-2. A word is a longest run of code points of the general categories L and N.
+   White space is what has Unicode's property White_Space, and U+001C to U+001F. Where punctuation is kept, every
+   `http://` and `https://`, with all that follows up to white space, is then read as one space.
+2. A word is a longest run of code points of the general categories L and N. Where punctuation is kept, every other
+   code point that is not white space is a word by itself: `$aapl +3%` has the words $, aapl, +, 3 and %.
 3. Word features: every word w as the bytes `w` + UTF-8(w), and every two neighbours u, v as `b` + UTF-8(u) + space +
    UTF-8(v). Bucket = CRC-32 (zlib, IEEE 802.3) of the bytes, modulo `word_buckets`.
 4. Character features: every run of 3, 4 and 5 code points g of space + w + space, as `c` + UTF-8(g). Bucket =
@@ -37,7 +40,10 @@ from smallhold.errors import DataError, InputError, ShapeError
 MOST_CHARACTERS = 32_768
 _ORDERS = (3, 4, 5)
 _WORD = re.compile(r"[^\W_]+")
-_MEMBERS = ("buckets", "word_share", "idf", "values", "scale", "bias")
+_WORD_OR_SYMBOL = re.compile(r"[^\W_]+|\S")
+_LINK = re.compile(r"https?://\S*")
+# Under another name, so that a reader that knows no punctuation refuses the file instead of misreading texts.
+_BUCKETS = {False: "buckets", True: "buckets_with_punctuation"}
 
 #: Bucket numbers, ascending and different, and the feature in each.
 Features = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -51,11 +57,13 @@ class NGramSpec:
         word_buckets: Buckets for words and pairs of words.
         char_buckets: Buckets for runs of characters.
         word_share: Share of the squared length that the word features get, 0 to 1.
+        keeps_punctuation: Punctuation and other symbols are words, and links are left out.
     """
 
     word_buckets: int = 1 << 14
     char_buckets: int = 1 << 14
     word_share: float = 0.5
+    keeps_punctuation: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be hashed into."""
@@ -79,15 +87,20 @@ class NGramSpec:
 
     def word_hits(self, text: str) -> NDArray[np.int64]:
         """Bucket of every word and of every pair of neighbours, in any order."""
-        words = [word.encode() for word in words_of(text)]
+        words = [word.encode() for word in self.words(text)]
         hits = [crc32(b"w" + word) for word in words]
         hits += [crc32(b"b" + a + b" " + b) for a, b in pairwise(words)]
         return np.array(hits, dtype=np.int64) % self.word_buckets
 
     def char_hits(self, text: str) -> NDArray[np.int64]:
         """Bucket of every run of characters, in any order."""
-        hits = [digest for word in words_of(text) for digest in _runs(word)]
+        hits = [digest for word in self.words(text) for digest in _runs(word)]
         return np.array(hits, dtype=np.int64) % self.char_buckets + self.word_buckets
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, lower-cased, in order."""
+        read = text[:MOST_CHARACTERS].lower()
+        return _WORD_OR_SYMBOL.findall(_LINK.sub(" ", read)) if self.keeps_punctuation else _WORD.findall(read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,7 +146,7 @@ class NGramClassifier:
     def to_bytes(self) -> bytes:
         """Uncompressed `.npz`; equal classifiers give equal bytes."""
         members: dict[str, NDArray[Any]] = {
-            "buckets": np.array([self.spec.word_buckets, self.spec.char_buckets], np.int64),
+            _BUCKETS[self.spec.keeps_punctuation]: np.array([self.spec.word_buckets, self.spec.char_buckets], np.int64),
             "word_share": np.array(self.spec.word_share, np.float64),
             "idf": self.idf,
             "values": self.values,
@@ -142,9 +155,9 @@ class NGramClassifier:
         }
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-            for name in _MEMBERS:
+            for name, member in members.items():
                 data = io.BytesIO()
-                np.save(data, members[name], allow_pickle=False)
+                np.save(data, member, allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())  # ZipInfo's date is constant
         return out.getvalue()
 
@@ -157,8 +170,14 @@ class NGramClassifier:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                words, chars = (int(count) for count in stored["buckets"])
-                spec = NGramSpec(word_buckets=words, char_buckets=chars, word_share=float(stored["word_share"]))
+                keeps_punctuation = _BUCKETS[True] in stored
+                words, chars = (int(count) for count in stored[_BUCKETS[keeps_punctuation]])
+                spec = NGramSpec(
+                    word_buckets=words,
+                    char_buckets=chars,
+                    word_share=float(stored["word_share"]),
+                    keeps_punctuation=keeps_punctuation,
+                )
                 kinds = {"idf": np.float16, "values": np.int8, "scale": np.float32, "bias": np.float32}
                 parts = {name: stored[name] for name in kinds}
             wrong = {name: part.dtype for name, part in parts.items() if part.dtype != kinds[name]}
@@ -171,11 +190,6 @@ class NGramClassifier:
             raise DataError(f"n-grams: malformed file: {error}") from error
         except InputError as error:
             raise DataError(f"n-grams: malformed file: {error}") from error
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, lower-cased, in order."""
-    return _WORD.findall(text[:MOST_CHARACTERS].lower())
 
 
 @lru_cache(maxsize=1 << 14)

@@ -133,6 +133,18 @@ class LocalTextTask:
                 rows.append(self._weighed(text, self._tokens(text)[0]))
         return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.field.choices))
 
+    def weigh(self, trunk: FloatArray, ngrams: FloatArray) -> FloatArray:
+        """Deciding logits from those of each path alone.
+
+        Args:
+            trunk: (N, K) or (K,).
+            ngrams: The same.
+
+        Returns:
+            Of the same shape, bit for bit what `logits` says of both parts.
+        """
+        return np.float32(self.door.trunk_weight) * trunk + np.float32(self.door.ngram_weight) * ngrams
+
     def effects(self, text: str, choice: str | None = None, *, most_pieces: int = 24) -> list[TextEffect]:
         """What each piece of a text does to one choice, by deletion, through both paths.
 
@@ -169,12 +181,12 @@ class LocalTextTask:
         ]
 
     def _weighed(self, text: str, tokens: list[int]) -> FloatArray:
-        total = np.zeros(len(self.field.choices), dtype=np.float32)
-        if self.door.trunk_weight:
-            total += np.float32(self.door.trunk_weight) * self._by_trunk(tokens)
-        if self.door.ngram_weight:
-            total += np.float32(self.door.ngram_weight) * self._by_ngrams(text)
-        return total
+        # A path without weight is not asked.
+        silent = np.zeros(len(self.field.choices), dtype=np.float32)
+        return self.weigh(
+            self._by_trunk(tokens) if self.door.trunk_weight else silent,
+            self._by_ngrams(text) if self.door.ngram_weight else silent,
+        )
 
     def _by_trunk(self, tokens: list[int]) -> FloatArray:
         """(K,) after <bos>, marker, text, marker and whatever all choices begin with."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smallhold.decide.text_task import LocalTextTask
+from smallhold.decide.text_task import FloatArray, LocalTextTask, Part
 from smallhold.errors import DataError, InputError
 from smallhold.evaluate.besides import describe_besides, describe_bundle, require_new_names
 from smallhold.evaluate.cold_start import measure
@@ -145,21 +145,24 @@ def _simple_answers(texts: Texts, request: TextRequest) -> dict[str, Answers]:
 
 def _own_answers(local: LocalTextTask, request: TextRequest, progress: Progress) -> dict[str, Answers]:
     """Each path of the bundle alone, where it has both, and both as they ship."""
-    answers: dict[str, Answers] = {}
-    if local.ngrams is not None:
-        for part in ("ngrams", "trunk"):
-            answers[part] = Answers(choice=_logits(local, request, part, progress, part).argmax(axis=1))
-    answers["shipped"] = read_answers(local.field, _logits(local, request, "both", progress, "shipped"))
-    return answers
+    if local.ngrams is None:
+        return {"shipped": read_answers(local.field, _logits(local, request, "both", progress, "shipped"))}
+    ngrams = _logits(local, request, "ngrams", progress, "ngrams")
+    trunk = _logits(local, request, "trunk", progress, "trunk")
+    return {
+        "ngrams": Answers(choice=ngrams.argmax(axis=1)),
+        "trunk": Answers(choice=trunk.argmax(axis=1)),
+        "shipped": read_answers(local.field, local.weigh(trunk, ngrams)),
+    }
 
 
-def _logits(local: LocalTextTask, request: TextRequest, part: Any, progress: Progress, caption: str) -> Any:
+def _logits(local: LocalTextTask, request: TextRequest, part: Part, progress: Progress, caption: str) -> FloatArray:
     texts = [example.text for example in request.examples]
     parts = []
     for start in range(0, len(texts), _BLOCK):
         parts.append(local.logits(texts[start : start + _BLOCK], part=part))
         progress(f"texts, {caption}", min(start + _BLOCK, len(texts)), len(texts))
-    return np.concatenate(parts).astype(np.float64)
+    return np.concatenate(parts)
 
 
 def _remarks(request: TextRequest) -> list[str]:

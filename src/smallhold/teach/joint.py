@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,10 @@ from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.sectors.tasks import find_task
 from smallhold.sectors.text_task import TextExample, TextTask, load_examples, split
+from smallhold.teach.endpoint.label import LABELS, read_soft_labels
 from smallhold.teach.joint_recipe import JointRecipe, SignalLessonChoice, TextLessonChoice
 from smallhold.teach.lessons import Lesson, TextLesson, Timetable, WordLesson, WordTable
+from smallhold.teach.model_teacher import ModelTeacher
 from smallhold.teach.ngrams import fit_ngrams
 from smallhold.teach.pretrain import NO_SIGNAL
 from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH
@@ -90,7 +93,14 @@ class JointSummary:
 
 
 def run_joint(
-    recipe: JointRecipe, data_dir: Path | None, run: Path, *, progress: Progress, threads: int = 2
+    recipe: JointRecipe,
+    data_dir: Path | None,
+    run: Path,
+    *,
+    progress: Progress,
+    threads: int = 2,
+    teacher: ModelTeacher | None = None,
+    during: Callable[[SignalModel], AbstractContextManager[None]] | None = None,
 ) -> JointSummary:
     """Carry out a recipe; continues what an earlier call left.
 
@@ -100,10 +110,12 @@ def run_joint(
         run: Folder of the run.
         progress: Called with a caption, steps done and steps in all.
         threads: Threads of torch.
+        teacher: A larger model whose answers are mixed into every target.
+        during: What holds while the model learns, for example that its weights are read as they will be rounded.
 
     Raises:
         RecipeError: the recipe names a task that is not there.
-        DataError: a data set or the base is missing, or the folder holds another run.
+        DataError: a data set or the base is missing, the folder holds another run, or the teacher lacks a task.
         InterruptedRun: stopped on request.
     """
     torch.set_num_threads(threads)
@@ -125,9 +137,14 @@ def run_joint(
         }
         for item in texts
     }
+    labels = {choice.task: _digest_of_labels(Path(choice.teacher)) for choice in recipe.text if choice.teacher}
     for choice in recipe.signal:
         data[choice.task] = {"data_set": stays[0].data_set, "examples": len(stays), "digest": digest_stays(stays)}
     identity = {"recipe": recipe.digest, "base": base_digest, "data": data, "versions": library_versions()}
+    if labels:
+        identity["labels"] = labels
+    if teacher is not None:
+        identity["teacher"] = teacher.digest
     claim_folder(run, identity)
     progress("reading the data", 1, 1)
 
@@ -136,7 +153,7 @@ def run_joint(
     lessons: dict[str, Lesson] = {}
     teacher_seconds = 0.0
     for choice in recipe.signal:
-        task, mine, seconds = _signal_lessons(recipe, choice, base, stays, tokenizer, run, progress)
+        task, mine, seconds = _signal_lessons(recipe, choice, base, stays, tokenizer, run, progress, teacher)
         teacher_seconds += seconds
         tasks.append(task)
         lessons |= mine
@@ -144,17 +161,18 @@ def run_joint(
         tasks.append(_text_task(item, text_choice))
         _fit_ngrams(item, text_choice, run, progress)
         if text_choice.epochs:
-            lessons[item.task.name] = _text_lesson(recipe, item, text_choice, tokenizer)
+            lessons[item.task.name] = _text_lesson(recipe, item, text_choice, tokenizer, teacher)
     timetable = Timetable(list(lessons.values()), recipe.seed)
-    result = train(
-        model,
-        timetable,
-        recipe.loop(timetable.steps, use_bf16=supports_bf16()),
-        run / "training" / "state.safetensors",
-        inputs_digest=sha256_hex(canonical_json(identity)),
-        progress=lambda done, total, loss: progress(f"{recipe.sector}, loss {loss:.4f}", done, total),
-        slice_seconds=60.0,
-    )
+    with nullcontext() if during is None else during(model):
+        result = train(
+            model,
+            timetable,
+            recipe.loop(timetable.steps, use_bf16=supports_bf16()),
+            run / "training" / "state.safetensors",
+            inputs_digest=sha256_hex(canonical_json(identity)),
+            progress=lambda done, total, loss: progress(f"{recipe.sector}, loss {loss:.4f}", done, total),
+            slice_seconds=60.0,
+        )
     summary = JointSummary(
         recipe=asdict(recipe),
         recipe_digest=recipe.digest,
@@ -194,6 +212,18 @@ def read_joint_summary(run: Path) -> JointSummary:
 def digest_examples(examples: Sequence[TextExample]) -> str:
     """One digest of texts and their labels."""
     return sha256_hex(canonical_json([[example.text, example.label] for example in examples]))
+
+
+def _digest_of_labels(folder: Path) -> str:
+    """Of what an endpoint said.
+
+    Raises:
+        DataError: no labels are there.
+    """
+    try:
+        return sha256_hex((folder / LABELS).read_bytes())
+    except OSError as error:
+        raise DataError(f"text.teacher: {folder}: no labels: {error.strerror}", hint="smallhold teach label") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +304,7 @@ def _signal_lessons(
     tokenizer: Tokenizer,
     run: Path,
     progress: Progress,
+    teacher: ModelTeacher | None,
 ) -> tuple[Task, dict[str, Lesson], float]:
     about = {} if base is None else read_checkpoint(base).about
     if "signal" not in about or "words" not in about:
@@ -289,6 +320,10 @@ def _signal_lessons(
     soft, trees, seconds = teach_by_trees(choice.teacher, recipe.seed, channels, static, died, run, progress)
     hours = choice.teacher.hours
     data = signal_data(choice.training, hours, recipe.seed, stays, channels, static, died, soft, trees)
+    if teacher is not None:
+        progress("asking the teacher", 0, 1)
+        data = teacher.teach_stays(data)
+        progress("asking the teacher", 1, 1)
     rows = [token_id(tokenizer, choice_token(choice.task, c)) for c in icu_risk.SCHEMA[0].choices]
     lessons: dict[str, Lesson] = {
         choice.task: _SignalLesson(
@@ -371,12 +406,21 @@ def _fit_ngrams(item: _Texts, choice: TextLessonChoice, run: Path, progress: Pro
         progress(f"n-grams of {item.task.name}", 1, 1)
 
 
-def _text_lesson(recipe: JointRecipe, item: _Texts, choice: TextLessonChoice, tokenizer: Tokenizer) -> TextLesson:
-    encodings = tokenizer.encode_batch([example.text for example in item.examples], add_special_tokens=False)
-    name = item.task.name
+def _text_lesson(
+    recipe: JointRecipe, item: _Texts, choice: TextLessonChoice, tokenizer: Tokenizer, teacher: ModelTeacher | None
+) -> TextLesson:
+    texts, name = [example.text for example in item.examples], item.task.name
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    targets = np.eye(len(item.task.choices), dtype=np.float32)[item.labels]
+    if choice.teacher:
+        said = read_soft_labels(Path(choice.teacher), item.task.choices)
+        labelled = [i for i, text in enumerate(texts) if text in said]
+        targets[labelled] = [said[texts[i]] for i in labelled]
+    if teacher is not None:
+        targets = teacher.mixed(targets, teacher.texts(name, texts, item.task.choices))
     return TextLesson(
         tokens=[encoding.ids[: choice.max_tokens] for encoding in encodings],
-        labels=item.labels,
+        targets=targets,
         choices=np.array([token_id(tokenizer, choice_token(name, c)) for c in item.task.choices]),
         ids=(token_id(tokenizer, BOS), token_id(tokenizer, marker_of(name)), token_id(tokenizer, PAD)),
         batch_size=choice.batch_size,

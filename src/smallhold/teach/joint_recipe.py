@@ -60,14 +60,27 @@ class NGramChoice:
 
     strength: float = 30.0
     is_balanced: bool = False
+    ratio_power: float = 0.0
     word_buckets: int = 1 << 14
     char_buckets: int = 1 << 14
     word_share: float = 0.5
+    keeps_punctuation: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would only fail when it is fitted."""
+        self.config()
 
     def config(self) -> NGramConfig:
         """As `teach.ngrams` takes it."""
-        spec = NGramSpec(word_buckets=self.word_buckets, char_buckets=self.char_buckets, word_share=self.word_share)
-        return NGramConfig(spec=spec, strength=self.strength, is_balanced=self.is_balanced)
+        spec = NGramSpec(
+            word_buckets=self.word_buckets,
+            char_buckets=self.char_buckets,
+            word_share=self.word_share,
+            keeps_punctuation=self.keeps_punctuation,
+        )
+        return NGramConfig(
+            spec=spec, strength=self.strength, is_balanced=self.is_balanced, ratio_power=self.ratio_power
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +94,7 @@ class TextLessonChoice:
         max_tokens: Tokens of a text that the trunk reads.
         token_dropout: Share of tokens that a training text loses.
         ngrams: The n-gram path.
+        teacher: Folder of `smallhold teach label`: texts that it labelled are taught its probabilities; empty for none.
     """
 
     task: str
@@ -89,6 +103,7 @@ class TextLessonChoice:
     max_tokens: int = 256
     token_dropout: float = 0.1
     ngrams: NGramChoice = field(default_factory=NGramChoice)
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""

@@ -99,7 +99,7 @@ class TextLesson:
 
     Attributes:
         tokens: N texts as ids.
-        labels: (N,) choice of each.
+        targets: (N, K) probability of each choice: 1 for the label, or what a teacher says.
         choices: (K,) vocabulary rows of the choices.
         ids: `<bos>`, marker and padding.
         batch_size: Texts a step.
@@ -111,7 +111,7 @@ class TextLesson:
     """
 
     tokens: Sequence[Sequence[int]]
-    labels: NDArray[np.int64]
+    targets: NDArray[np.float32]
     choices: NDArray[np.int64]
     ids: tuple[int, int, int]
     batch_size: int
@@ -138,7 +138,7 @@ class TextLesson:
         hidden = model.trunk.hidden(model.trunk.embed(torch.from_numpy(pad(batch, filler))))
         read = hidden[torch.arange(len(rows)), at]
         logits = read @ model.trunk.lm_head.weight[torch.from_numpy(self.choices)].T.to(read.dtype)
-        return F.cross_entropy(logits.float(), torch.from_numpy(self.labels[rows]))
+        return F.cross_entropy(logits.float(), torch.from_numpy(self.targets[rows]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,11 +27,19 @@ class NGramConfig:
         spec: Features.
         strength: C of scikit-learn: the inverse of the L2 penalty.
         is_balanced: Weigh every choice alike, however rare it is.
+        ratio_power: The weights of an n-gram may grow with how unevenly the choices use it, to this power (see
+            `_unevenness`); 0 gives every n-gram the same penalty.
     """
 
     spec: NGramSpec = field(default_factory=NGramSpec)
     strength: float = 30.0
     is_balanced: bool = False
+    ratio_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a power that would shut out the n-grams that tell the choices apart."""
+        if not 0 <= self.ratio_power <= 2 or not 0 < self.strength < np.inf:
+            raise InputError(f"n-grams: expected a ratio_power in [0, 2] and a strength above 0, got {self}")
 
 
 def fit_ngrams(
@@ -58,10 +66,13 @@ def fit_ngrams(
     # Smoothed, as if one more text held every n-gram. Rounded before the fit, so that it sees what the device sees.
     idf = (np.log((1 + len(texts)) / (1 + documents)) + 1).astype(np.float16)
     matrix = _matrix(config.spec, idf, texts)
+    freedom = _unevenness(matrix, labels) ** config.ratio_power
+    matrix.data *= freedom[matrix.indices]  # a scaled feature is a scaled penalty
     model = LogisticRegression(
         C=config.strength, class_weight="balanced" if config.is_balanced else None, max_iter=_ITERATIONS
     ).fit(matrix, labels)
     weight, bias = _every_choice(model, labels, num_choices)
+    weight *= freedom[:, None]
     scale = np.maximum(np.abs(weight).max(axis=0) / 127, 1e-12).astype(np.float32)
     values = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     return NGramClassifier(spec=config.spec, idf=idf, values=values, scale=scale, bias=bias.astype(np.float32))
@@ -109,6 +120,20 @@ def _matrix(spec: NGramSpec, idf: NDArray[np.float16], texts: Sequence[str]) -> 
     columns = np.concatenate([buckets for buckets, _ in rows])
     values = np.concatenate([value for _, value in rows])
     return csr_matrix((values, columns, starts), shape=(len(texts), len(idf)), dtype=np.float32)
+
+
+def _unevenness(matrix: csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B,) root mean square, over the choices, of an n-gram's log-count ratio; 0 for what all choices use alike.
+
+    Source: Wang and Manning 2012, "Baselines and Bigrams", section 2.1, with alpha = 1 and presence instead of counts.
+    They scale each choice's weights by its own ratio; one number for all choices did as well (docs/experiments.md).
+    """
+    is_of = (labels[:, None] == np.unique(labels)).astype(np.float32)
+    inside = (matrix > 0).astype(np.float32).T @ is_of  # (B, K) texts of the choice that hold the n-gram
+    outside = inside.sum(axis=1, keepdims=True) - inside
+    shares = [(counts + 1) / (counts + 1).sum(axis=0) for counts in (inside, outside)]
+    uneven: NDArray[np.float32] = np.sqrt((np.log(shares[0] / shares[1]) ** 2).mean(axis=1))
+    return uneven
 
 
 def _every_choice(
