@@ -57,6 +57,19 @@ def test_no_weight_is_off_by_more_than_the_stated_bound(weight: np.ndarray, size
     assert (np.abs(restored - weight) <= 0.5 * step * (1 + 2**-10) + rounding_of_the_scale).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    arrays(np.float32, (2, 64), elements=st.floats(-50, 50, width=32)),
+    st.sampled_from([1.0, 1e-2, 1e3]),
+    st.sampled_from([8, 4]),
+)
+def test_what_was_rounded_once_is_not_rounded_again(weight: np.ndarray, size: float, bits: int) -> None:
+    # Float16 scales below the smallest normal number are coarse: there a step cannot always be found again.
+    weight = np.where(np.abs(weight) < 1, 1, weight) * np.float32(size)
+    once = quantize_weight(weight.astype(np.float32), bits).dequantize()
+    np.testing.assert_array_equal(quantize_weight(once, bits).dequantize(), once)
+
+
 def test_every_number_is_that_of_the_slow_twin() -> None:
     weight = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32)
     restored = quantize_weight(weight).dequantize()

@@ -1,14 +1,8 @@
-"""Put a bundle together: export, calibrate, describe, list, sign.
-
-A bundle appears under its name whole or not at all; it is built in a folder beside it and moved.
-"""
+"""Put a bundle together: export, calibrate, describe, list, sign."""
 
 from __future__ import annotations
 
-import glob
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,15 +17,15 @@ from smallhold.bundle.calibrate import Calibration, calibrate
 from smallhold.bundle.fit_text_task import fit_text_task
 from smallhold.bundle.gguf import encoder_gguf, trunk_gguf
 from smallhold.bundle.onnx_graph import trunk_onnx
+from smallhold.bundle.publish import new_bundle
 from smallhold.bundle.weights import QUANTIZED_FILE, read_weights
 from smallhold.decide.local import TRUNK_FILES, LocalBundle, open_bundle
 from smallhold.decide.ngrams import NGramClassifier
 from smallhold.decide.task import Task
-from smallhold.device.bundle_files import open_bundle_files, write_bundle_zip
 from smallhold.device.durable_file import write_durably
 from smallhold.device.manifest import FileEntry, Manifest
-from smallhold.device.trust import sign_manifest, unsafe_read_manifest
-from smallhold.errors import DataError, InputError, SmallholdError
+from smallhold.device.trust import sign_manifest
+from smallhold.errors import DataError, InputError
 from smallhold.evaluate.predict import predict_all
 from smallhold.learn.checkpoint import read_checkpoint
 from smallhold.records import sha256_hex
@@ -130,13 +124,7 @@ def build_bundle(
     """
     if not request.parts:
         raise InputError(f"bundle {request.name}: expected one task or more")
-    if target.exists() and not _is_bundle(target):
-        raise InputError(f"{target}: exists and is no bundle, so it is not replaced", hint="choose another --out")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.building-*"):  # of a build that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.building-", dir=target.parent) as scratch:
-        folder = Path(scratch) / "bundle"
+    with new_bundle(target) as folder:
         files = _collect(request)
         # Fitted with the very files that ship, so that the weights' rounding is part of what was calibrated.
         _write_files(
@@ -151,10 +139,6 @@ def build_bundle(
             manifest = _write_files(request, files | expected, tasks, folder, is_simulated, created)
         if key is not None:
             sign_bundle(folder, key)
-        if target.suffix == ".zip":
-            write_bundle_zip(folder, target)
-        else:
-            _replace_folder(folder, target)
     return manifest, fitted
 
 
@@ -202,20 +186,21 @@ def _collect(request: BundleRequest) -> Files:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:  # the library raises its own untyped exceptions
         raise DataError(f"{tokenizer_file}: missing or malformed: {error}") from error
-    gguf = trunk_gguf(
-        weights,
-        name=request.name,
-        tokens=[tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())],
-        merges=_merges(tokenizer),
-        special={token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special},
-    )
     files: Files = {
         TRUNK_FILES["onnx_runtime"]: (trunk_onnx(weights), "trunk", "onnx_runtime"),
-        TRUNK_FILES["reference"]: (gguf, "trunk", "reference"),
         "tokenizer.json": (tokenizer_file.read_bytes(), "tokenizer", None),
         "card.md": (request.card.encode(), "model card", None),
         **{f"licences/{name}": (text.encode(), "licence", None) for name, text in request.licences.items()},
     }
+    if weights.checkpoint.config.is_plain_llama:  # `reference` computes no other family
+        gguf = trunk_gguf(
+            weights,
+            name=request.name,
+            tokens=[tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())],
+            merges=_merges(tokenizer),
+            special={token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special},
+        )
+        files[TRUNK_FILES["reference"]] = (gguf, "trunk", "reference")
     for part in request.parts:
         task = part.task
         if isinstance(part, SignalPart):
@@ -268,32 +253,6 @@ def _write_files(
     )
     write_durably(folder / MANIFEST, [manifest.to_bytes()], mode=0o644)
     return manifest
-
-
-def _is_bundle(path: Path) -> bool:
-    """Whether what lies there is a bundle of ours; anything else is never replaced."""
-    try:
-        files = open_bundle_files(path)
-        listed = set(unsafe_read_manifest(files).files) | {MANIFEST, ENVELOPE}
-    except SmallholdError:
-        return False
-    return files.names() <= listed  # somebody's notes beside our files are not ours to delete
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Move a finished folder into place; an older bundle steps aside first, goes last, and comes back on failure."""
-    if not target.exists():
-        source.replace(target)
-        return
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    target.replace(old)
-    try:
-        source.replace(target)
-    except OSError:
-        old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _time(moment: datetime) -> str:

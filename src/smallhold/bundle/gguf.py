@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from smallhold.bundle.weights import GROUP_SIZE, ModelWeights, QuantizedWeight, Weight
 from smallhold.decide.signal_encoder import ARCHITECTURE as SIGNAL_ARCHITECTURE
 from smallhold.device.gguf import MAGIC, Q4_0_BLOCK, Q8_0_BLOCK, VERSION
+from smallhold.errors import InputError
 
 _ALIGNMENT = 32
 _NORMAL, _CONTROL = 1, 3  # llama.cpp's types of token
-_NAMES = {
+#: Our names to llama.cpp's.
+NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-_BLOCK_NAMES = {
+BLOCK_NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -49,8 +51,13 @@ def trunk_gguf(
         tokens: The vocabulary in order of id, in the byte-level alphabet of GPT-2.
         merges: Pairs of tokens in order of rank, joined by a space.
         special: Tokens that text never spells.
+
+    Raises:
+        InputError: a family that the architecture `llama` does not compute.
     """
     config = weights.checkpoint.config
+    if not config.is_plain_llama:
+        raise InputError(f"GGUF files are written of plain Llama alone, not of the family {config.model_type!r}")
     bits = {weight.bits for weight in weights.trunk.values() if isinstance(weight, QuantizedWeight)}
     metadata: dict[str, Any] = {
         "general.architecture": "llama",
@@ -64,6 +71,11 @@ def trunk_gguf(
         "llama.attention.head_count": config.num_attention_heads,
         "llama.attention.head_count_kv": config.num_key_value_heads,
         "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        **(
+            {"llama.attention.key_length": config.head_dim, "llama.attention.value_length": config.head_dim}
+            if config.head_dim * config.num_attention_heads != config.hidden_size
+            else {}
+        ),
         "llama.rope.dimension_count": config.head_dim,
         "llama.rope.freq_base": float(config.rope_theta),
         "llama.vocab_size": config.vocab_size,
@@ -108,7 +120,7 @@ def write_gguf(metadata: dict[str, Any], tensors: dict[str, Weight]) -> bytes:
     offset = 0
     for name, weight in tensors.items():
         shape = weight.values.shape if isinstance(weight, QuantizedWeight) else weight.shape
-        kind = {8: 8, 4: 2}[weight.bits] if isinstance(weight, QuantizedWeight) else 0
+        kind = {8: 8, 4: 2}[weight.bits] if isinstance(weight, QuantizedWeight) else int(weight.dtype == np.float16)
         body = _tensor_bytes(weight)
         head += [_string(name), struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])]
         head.append(struct.pack("<IQ", kind, offset))
@@ -120,10 +132,10 @@ def write_gguf(metadata: dict[str, Any], tensors: dict[str, Weight]) -> bytes:
 
 
 def _gguf_name(name: str) -> str:
-    if name in _NAMES:
-        return _NAMES[name]
+    if name in NAMES:
+        return NAMES[name]
     _, _, index, rest = name.split(".", 3)  # model.layers.3.mlp.up_proj.weight
-    return f"blk.{index}.{_BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
+    return f"blk.{index}.{BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
 def _permute(weight: Weight, num_heads: int) -> Weight:
@@ -142,7 +154,7 @@ def _permute_rows(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:
 
 def _tensor_bytes(weight: Weight) -> bytes:
     if not isinstance(weight, QuantizedWeight):
-        return weight.astype("<f4").tobytes()
+        return weight.astype("<f2" if weight.dtype == np.float16 else "<f4").tobytes()
     blocks = np.empty(weight.scale.size, dtype=Q8_0_BLOCK if weight.bits == 8 else Q4_0_BLOCK)
     blocks["scale"] = weight.scale.reshape(-1)
     groups = weight.values.reshape(-1, GROUP_SIZE)

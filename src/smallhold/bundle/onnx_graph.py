@@ -20,17 +20,29 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from smallhold.bundle.weights import GROUP_SIZE, ModelWeights, QuantizedWeight, Weight, stack_rows
-from smallhold.errors import ShapeError
-from smallhold.learn.model import TrunkConfig
+from smallhold.bundle.weights import GROUP_SIZE, ModelWeights, QuantizedWeight, Weight, stack_rows, vector, weight_bytes
+from smallhold.errors import InputError, ShapeError
+from smallhold.learn.rope import RopeScaling
+from smallhold.learn.trunk_config import Layer, TrunkConfig
 
 _OPSET = 17
 _ZERO_POINT = {8: 128, 4: 8}
+_MOST_BYTES = 2**31 - 2**20  # protobuf's limit for one message, less what is not weights
 _HIDDEN = np.finfo(np.float32).min
 
 
 def trunk_onnx(weights: ModelWeights) -> bytes:
-    """Serialise the graph; equal weights give equal bytes."""
+    """Serialise the graph; equal weights give equal bytes.
+
+    Raises:
+        InputError: the weights do not fit into one ONNX file of 2 GiB.
+    """
+    size = sum(weight_bytes(weight) for weight in weights.trunk.values())
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds at most 2 GiB",
+            hint="fewer bits a weight: --bits 8 or --bits 4",
+        )
     graph = _Graph(weights.checkpoint.config)
     graph.build(weights.trunk)
     return graph.serialise()
@@ -47,12 +59,12 @@ class _Graph:
     def build(self, trunk: dict[str, Weight]) -> None:
         """Add everything from the doors to the logits."""
         c = self.config
-        heads, kv_heads, hd = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        group = heads // kv_heads
 
         # (1) Both doors: look ids up, take the embedding where the id is -1.
         zero = self.constant("zero", np.array(0, np.int64))
         looked_up = self.look_up(self.op("Max", "ids", zero), trunk["model.embed_tokens.weight"])
+        if c.embedding_scale != 1.0:
+            looked_up = self.op("Mul", looked_up, self.number("embedding_scale", c.embedding_scale))
         is_token = self.op("Unsqueeze", self.op("GreaterOrEqual", "ids", zero), self.ints("axis_1", [1]))
         x = self.op("Where", is_token, looked_up, "embeddings")
 
@@ -62,58 +74,35 @@ class _Graph:
         num_all = self.op("Add", num_past, self.op("Squeeze", self.op("Shape", "ids")))
         position = self.op("Range", num_past, num_all, one)
         everything = self.op("Range", zero, num_all, one)
-        is_visible = self.op(
-            "LessOrEqual",
-            self.op("Unsqueeze", everything, self.ints("axis_0", [0])),
-            self.op("Unsqueeze", position, self.ints("axis_1", [1])),
-        )
-        mask = self.op(
-            "Where",
-            is_visible,
-            self.constant("shown", np.array(0, np.float32)),
-            self.constant("hidden", np.array(_HIDDEN, np.float32)),
-        )
-        frequency = c.rope_theta ** (-np.arange(0, hd, 2) / hd)
-        angle = np.arange(c.max_position_embeddings)[:, None] * frequency[None, :]
-        self.cos = self.constant("cos", np.cos(angle).astype(np.float32))  # (max, hd / 2)
-        self.sin = self.constant("sin", np.sin(angle).astype(np.float32))
+        key_at = self.op("Unsqueeze", everything, self.ints("axis_0", [0]))
+        query_at = self.op("Unsqueeze", position, self.ints("axis_1", [1]))
+        is_visible = self.op("LessOrEqual", key_at, query_at)
+        masks: dict[int | None, str] = {None: self.mask(is_visible)}
+        if c.sliding_window is not None:
+            first = self.op("Sub", query_at, self.constant("window", np.array(c.sliding_window, np.int64)))
+            masks[c.sliding_window] = self.mask(self.op("And", is_visible, self.op("Greater", key_at, first)))
+        self.tables = {"global": self.rope_tables("", c.rope_theta, c.rope_scaling)}
+        if c.local_rope_theta is not None:
+            self.tables["local"] = self.rope_tables("local_", c.local_rope_theta, None)
         self.start = self.op("Unsqueeze", num_past, self.ints("axis_0", [0]))
 
         # (3) Blocks.
         layers = self.split("past", 1, c.num_hidden_layers)
         present = []
+        before_mlp = "pre_feedforward_layernorm" if c.has_post_norms else "post_attention_layernorm"
         h = self.norm(x, "model.layers.0.input_layernorm", trunk)
-        for i in range(c.num_hidden_layers):
+        for i, layer in enumerate(c.layers):
             prefix = f"model.layers.{i}"
-            # One product for all three, and one rotation: a step costs as much for its operators as for its numbers.
-            projected = self.linear(h, f"{prefix}.self_attn", trunk, ("q_proj", "k_proj", "v_proj"))
-            turned, value = self.parts(projected, 1, ((heads + kv_heads) * hd, kv_heads * hd))
-            query, key = self.parts(self.heads(self.rotate(turned), heads + kv_heads), 1, (heads, kv_heads))
-            value = self.heads(value, kv_heads)
-            new = self.op(  # (T, 1, 2, KV, hd)
-                "Concat",
-                self.op("Unsqueeze", key, self.ints("axes_1_2", [1, 2])),
-                self.op("Unsqueeze", value, self.ints("axes_1_2", [1, 2])),
-                axis=2,
-            )
+            mixed, new = self.attention(h, layers[i], masks[layer.window], layer, f"{prefix}.self_attn", trunk)
             present.append(new)
-            cache = self.op("Concat", layers[i], new, axis=0)  # (P + T, 1, 2, KV, hd)
-            keys, values = self.split(cache, 2, 2)
-            shape = self.ints("cache_shape", [-1, kv_heads, 1, hd])
-            keys = self.op("Transpose", self.op("Reshape", keys, shape), perm=[1, 2, 3, 0])  # (KV, 1, hd, S)
-            values = self.op("Transpose", self.op("Reshape", values, shape), perm=[1, 2, 0, 3])  # (KV, 1, S, hd)
-            query = self.op("Reshape", query, self.ints("query_shape", [-1, kv_heads, group, hd]))
-            query = self.op("Transpose", query, perm=[1, 2, 0, 3])  # (KV, G, T, hd)
-            scale = self.constant("scale", np.array(hd**-0.5, np.float32))
-            scores = self.op("Add", self.op("Mul", self.op("MatMul", query, keys), scale), mask)
-            mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), values)  # (KV, G, T, hd)
-            mixed = self.op("Transpose", mixed, perm=[2, 0, 1, 3])
-            mixed = self.op("Reshape", mixed, self.ints("merged_shape", [-1, heads * hd]))
-            mixed = self.linear(mixed, f"{prefix}.self_attn", trunk, ("o_proj",))
-            h, x = self.add_and_norm(x, mixed, f"{prefix}.post_attention_layernorm", trunk)
+            if c.has_post_norms:
+                mixed = self.norm(mixed, f"{prefix}.post_attention_layernorm", trunk)
+            h, x = self.add_and_norm(x, mixed, f"{prefix}.{before_mlp}", trunk)
             gate, up = self.split(self.linear(h, f"{prefix}.mlp", trunk, ("gate_proj", "up_proj")), 1, 2)
-            gate = self.op("Mul", gate, self.op("Sigmoid", gate))
+            gate = self.activate(gate)
             down = self.linear(self.op("Mul", gate, up), f"{prefix}.mlp", trunk, ("down_proj",))
+            if c.has_post_norms:
+                down = self.norm(down, f"{prefix}.post_feedforward_layernorm", trunk)
             if i + 1 < c.num_hidden_layers:
                 h, x = self.add_and_norm(x, down, f"model.layers.{i + 1}.input_layernorm", trunk)
             else:
@@ -124,7 +113,77 @@ class _Graph:
         h = self.norm(self.op("Gather", x, "at"), "model.norm", trunk)
         # A tied head multiplies by the very constants that ids are looked up in: they lie in the file once.
         name = "model.embed_tokens" if c.tie_word_embeddings else "lm_head"
-        self.multiply(h, name, trunk[f"{name}.weight"], output="logits")
+        if c.logit_softcap is None:
+            self.multiply(h, name, trunk[f"{name}.weight"], output="logits")
+        else:
+            self.cap(self.multiply(h, name, trunk[f"{name}.weight"]), c.logit_softcap, output="logits")
+
+    def attention(
+        self, h: str, past: str, mask: str, layer: Layer, prefix: str, trunk: dict[str, Weight]
+    ) -> tuple[str, str]:
+        """What attention adds, (T, D), and the new keys and values, (T, 1, 2, KV, hd)."""
+        c = self.config
+        heads, kv_heads, hd = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        group = heads // kv_heads
+        # One product for all three, and one rotation: a step costs as much for its operators as for its numbers.
+        projected = self.linear(h, prefix, trunk, ("q_proj", "k_proj", "v_proj"))
+        turned, value = self.parts(projected, 1, ((heads + kv_heads) * hd, kv_heads * hd))
+        if c.qk_norm:
+            turned = self.norm_heads(turned, prefix, trunk)
+        if layer.rope is not None:
+            turned = self.rotate(turned, self.tables[layer.rope])
+        query, key = self.parts(self.heads(turned, heads + kv_heads), 1, (heads, kv_heads))
+        value = self.heads(value, kv_heads)
+        new = self.op(  # (T, 1, 2, KV, hd)
+            "Concat",
+            self.op("Unsqueeze", key, self.ints("axes_1_2", [1, 2])),
+            self.op("Unsqueeze", value, self.ints("axes_1_2", [1, 2])),
+            axis=2,
+        )
+        cache = self.op("Concat", past, new, axis=0)  # (P + T, 1, 2, KV, hd)
+        keys, values = self.split(cache, 2, 2)
+        shape = self.ints("cache_shape", [-1, kv_heads, 1, hd])
+        keys = self.op("Transpose", self.op("Reshape", keys, shape), perm=[1, 2, 3, 0])  # (KV, 1, hd, S)
+        values = self.op("Transpose", self.op("Reshape", values, shape), perm=[1, 2, 0, 3])  # (KV, 1, S, hd)
+        query = self.op("Reshape", query, self.ints("query_shape", [-1, kv_heads, group, hd]))
+        query = self.op("Transpose", query, perm=[1, 2, 0, 3])  # (KV, G, T, hd)
+        scale = self.number("scale", c.attention_scale)
+        scores = self.op("Mul", self.op("MatMul", query, keys), scale)
+        if c.attention_softcap is not None:
+            scores = self.cap(scores, c.attention_softcap)
+        weight = self.op("Softmax", self.op("Add", scores, mask), axis=-1)
+        mixed = self.op("MatMul", weight, values)  # (KV, G, T, hd)
+        mixed = self.op("Transpose", mixed, perm=[2, 0, 1, 3])
+        mixed = self.op("Reshape", mixed, self.ints("merged_shape", [-1, heads * hd]))
+        return self.linear(mixed, prefix, trunk, ("o_proj",)), new
+
+    def mask(self, is_visible: str) -> str:
+        """Zero where a key is seen, the lowest number where not: (T, P + T)."""
+        shown = self.constant("shown", np.array(0, np.float32))
+        return self.op("Where", is_visible, shown, self.constant("hidden", np.array(_HIDDEN, np.float32)))
+
+    def rope_tables(self, prefix: str, theta: float, scaling: RopeScaling | None) -> tuple[str, str]:
+        """Cosines and sines of every position, (max, rotary_dim / 2)."""
+        width = self.config.rotary_dim
+        frequency, amplitude = theta ** (-np.arange(0, width, 2) / width), 1.0
+        if scaling is not None:
+            frequency, amplitude = frequency / scaling.divisors(theta, width), scaling.attention_factor
+        angle = np.arange(self.config.max_position_embeddings)[:, None] * frequency[None, :]
+        return (
+            self.constant(f"{prefix}cos", (np.cos(angle) * amplitude).astype(np.float32)),
+            self.constant(f"{prefix}sin", (np.sin(angle) * amplitude).astype(np.float32)),
+        )
+
+    def activate(self, gate: str) -> str:
+        """The gate of the MLP."""
+        if self.config.activation == "gelu_tanh":
+            return self.op("FastGelu", gate, domain="com.microsoft")
+        return self.op("Mul", gate, self.op("Sigmoid", gate))
+
+    def cap(self, x: str, softcap: float, output: str | None = None) -> str:
+        """A soft limit, c * tanh(x / c)."""
+        limit = self.number(f"softcap_{softcap:g}", softcap)
+        return self.op("Mul", self.op("Tanh", self.op("Div", x, limit)), limit, name=output)
 
     def look_up(self, ids: str, weight: Weight) -> str:
         """Rows of the embedding (T, D).
@@ -148,7 +207,11 @@ class _Graph:
     def linear(self, x: str, prefix: str, trunk: dict[str, Weight], names: tuple[str, ...]) -> str:
         """Multiply x (T, I) by matrices that share it: (T, O), their outputs side by side."""
         name = f"{prefix}.{'_'.join(names)}"
-        return self.multiply(x, name, stack_rows([trunk[f"{prefix}.{part}.weight"] for part in names]))
+        product = self.multiply(x, name, stack_rows([trunk[f"{prefix}.{part}.weight"] for part in names]))
+        if f"{prefix}.{names[0]}.bias" not in trunk:
+            return product
+        bias = np.concatenate([vector(trunk, f"{prefix}.{part}.bias") for part in names])
+        return self.op("Add", product, self.constant(f"{name}.bias", bias))
 
     def multiply(self, x: str, name: str, weight: Weight, output: str | None = None) -> str:
         """Multiply x (T, I) by one matrix: (T, O)."""
@@ -168,8 +231,8 @@ class _Graph:
             accuracy_level=4,
         )
 
-    def transposed(self, name: str, weight: NDArray[np.float32]) -> str:
-        """A float32 matrix (O, I) as the constant (I, O)."""
+    def transposed(self, name: str, weight: NDArray[np.float32] | NDArray[np.float16]) -> str:
+        """A matrix (O, I) as the constant (I, O)."""
         return self.constant(name, np.ascontiguousarray(weight.T))
 
     def quantized(self, name: str, weight: QuantizedWeight) -> tuple[str, str]:
@@ -186,15 +249,37 @@ class _Graph:
 
     def norm(self, x: str, name: str, trunk: dict[str, Weight]) -> str:
         """RMSNorm, spelled out."""
-        epsilon = self.constant("epsilon", np.array(self.config.rms_norm_eps, np.float32))
+        return self.op("Mul", self.normalised(x), self.gain(name, trunk))
+
+    def normalised(self, x: str) -> str:
+        """X over the root of its mean square along the last axis."""
+        epsilon = self.number("epsilon", self.config.rms_norm_eps)
         mean = self.op("ReduceMean", self.op("Mul", x, x), axes=[-1], keepdims=1)
-        scaled = self.op("Div", x, self.op("Sqrt", self.op("Add", mean, epsilon)))
-        return self.op("Mul", scaled, self.constant(name, np.asarray(trunk[f"{name}.weight"])))
+        return self.op("Div", x, self.op("Sqrt", self.op("Add", mean, epsilon)))
+
+    def norm_heads(self, x: str, prefix: str, trunk: dict[str, Weight]) -> str:
+        """RMSNorm of every head of queries and keys that lie side by side, (T, (H + KV) * hd)."""
+        c = self.config
+        counts = {"q_norm": c.num_attention_heads, "k_norm": c.num_key_value_heads}
+        gains = [
+            np.tile(vector(trunk, f"{prefix}.{name}.weight") + np.float32(c.norm_offset), (count, 1))
+            for name, count in counts.items()
+        ]
+        parts = self.heads(x, c.num_attention_heads + c.num_key_value_heads)
+        gain = self.constant(f"{prefix}.q_norm_k_norm", np.concatenate(gains))
+        whole = self.op("Mul", self.normalised(parts), gain)
+        return self.op("Reshape", whole, self.ints("turned_shape", [-1, sum(counts.values()) * c.head_dim]))
+
+    def gain(self, name: str, trunk: dict[str, Weight]) -> str:
+        """What a norm multiplies by."""
+        weight = vector(trunk, f"{name}.weight")
+        offset = self.config.norm_offset
+        return self.constant(name, weight if offset == 0.0 else weight + np.float32(offset))
 
     def add_and_norm(self, x: str, added: str, name: str, trunk: dict[str, Weight]) -> tuple[str, str]:
         """RMSNorm of x + added, and the sum itself, in one operator instead of seven."""
         base = f"norm_{len(self.nodes)}"
-        gain = self.constant(name, np.asarray(trunk[f"{name}.weight"]))
+        gain = self.gain(name, trunk)
         node = helper.make_node(
             "SkipSimplifiedLayerNormalization",
             [x, added, gain],
@@ -210,16 +295,31 @@ class _Graph:
         """(T, heads * hd) to (T, heads, hd)."""
         return self.op("Reshape", x, self.ints(f"heads_{count}", [-1, count, self.config.head_dim]))
 
-    def rotate(self, x: str) -> str:
+    def rotate(self, x: str, tables: tuple[str, str]) -> str:
         """Rotary embedding of all heads side by side, (T, heads * hd), halves convention; from position P on."""
+        c = self.config
         whole = self.op("Unsqueeze", x, self.ints("axis_0", [0]))
-        turned = self.op("RotaryEmbedding", whole, self.start, self.cos, self.sin, domain="com.microsoft")
+        partial: dict[str, Any] = {}
+        if c.rotary_dim < c.head_dim:
+            count = c.num_attention_heads + c.num_key_value_heads
+            partial = {"rotary_embedding_dim": c.rotary_dim, "num_heads": count}
+        turned = self.op("RotaryEmbedding", whole, self.start, *tables, domain="com.microsoft", **partial)
         return self.op("Squeeze", turned, self.ints("axis_0", [0]))
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """A named initializer, once."""
-        self.constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(value), name))
+        """A named initializer, once; float16 lies in the file and is widened when the runtime loads it."""
+        if value.dtype == np.float16:
+            if name not in self.constants:
+                self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+                self.op("Cast", name, name=f"{name}.wide", to=TensorProto.FLOAT)
+            return f"{name}.wide"
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
+
+    def number(self, name: str, value: float) -> str:
+        """A float32 constant."""
+        return self.constant(name, np.array(value, np.float32))
 
     def ints(self, name: str, values: list[int]) -> str:
         """A shape or list of axes."""

@@ -57,7 +57,8 @@ class QuantizedWeight:
         return self.values.astype(np.float32) * np.repeat(self.scale.astype(np.float32), GROUP_SIZE, axis=1)
 
 
-Weight = NDArray[np.float32] | QuantizedWeight
+#: A matrix or vector as it ships; float16 is stored so and computed with as float32.
+Weight = NDArray[np.float32] | NDArray[np.float16] | QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,25 @@ def stack_rows(weights: Sequence[Weight]) -> Weight:
         np.concatenate([weight.scale for weight in quantized]),
         quantized[0].bits,
     )
+
+
+def vector(trunk: dict[str, Weight], name: str) -> NDArray[np.float32]:
+    """A norm's weight or a bias, which is never quantized.
+
+    Raises:
+        ShapeError: it is.
+    """
+    weight = trunk[name]
+    if isinstance(weight, QuantizedWeight):
+        raise ShapeError(f"{name}: expected float32, got {weight.bits} bits")
+    return np.asarray(weight, np.float32)
+
+
+def weight_bytes(weight: Weight) -> int:
+    """Bytes that a weight takes in a file."""
+    if isinstance(weight, QuantizedWeight):
+        return weight.values.size * weight.bits // 8 + weight.scale.size * 4
+    return weight.nbytes
 
 
 def read_weights(folder: Path) -> ModelWeights:

@@ -9,7 +9,7 @@ from pathlib import Path
 from smallhold.cli.options import home_of
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.device.home import Home
-from smallhold.errors import DataError
+from smallhold.errors import DataError, InputError
 
 EXAMPLE = "smallhold bundle build runs/icu-risk --out icu-risk.bundle"
 
@@ -18,14 +18,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="export, calibrate, list and sign")
-    build.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a training run")
+    build.add_argument("run_folder", type=Path, nargs="?", metavar="RUN", help="folder of a training run")
     build.add_argument(
-        "--out", type=Path, required=True, metavar="BUNDLE", help="a directory, or a file ending in .zip"
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="instead of a run: an existing model, packed without training: a directory with config.json, safetensors "
+        "and tokenizer.json, a .gguf file, a directory with model.onnx, or hf:ORG/NAME[@REVISION]",
+    )
+    build.add_argument("--name", metavar="NAME", help="with --from: what the bundle calls itself")
+    build.add_argument(
+        "--context", type=int, metavar="N", help="with --from: positions; default the model's own, at most 8192"
+    )
+    build.add_argument("--offline", action="store_true", help="with --from hf: only what was downloaded before")
+    build.add_argument(
+        "--out",
+        type=Path,
+        metavar="BUNDLE",
+        help="a directory, or a file ending in .zip; default with --from: NAME.bundle",
     )
     build.add_argument("--data", type=Path, metavar="DIR", help="the data set of the run; default $SMALLHOLD_DATA")
     form = build.add_mutually_exclusive_group()
     form.add_argument(
-        "--bits", type=int, choices=(8, 4), help="which quantized twin to ship; default 8 where it is there"
+        "--bits",
+        type=int,
+        choices=(4, 8, 16, 32),
+        help="of a run: which quantized twin to ship, 8 or 4; default 8 where it is there. With --from: 4, 8, 16 or "
+        "32; default 8",
     )
     form.add_argument("--fp32", action="store_true", help="ship float32 although the run was quantized")
     build.add_argument("--version", metavar="X.Y.Z", help="instead of the recipe's version")
@@ -49,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     home = home_of(args)
     match args.action:
         case "build":
-            return _build(args, home)
+            return _build(args, home) if args.source is None else _bring(args, home)
         case "sign":
             from smallhold.bundle.assemble import sign_bundle
 
@@ -64,12 +83,75 @@ def run(args: argparse.Namespace) -> int:
             return _inspect(args)
 
 
+def _bring(args: argparse.Namespace, home: Home) -> int:
+    """An existing model as a bundle."""
+    from smallhold.bundle.bring import bundle_from_checkpoint
+    from smallhold.device.bundle_files import open_bundle_files
+    from smallhold.device.trust import unsafe_read_manifest
+    from smallhold.teach.hub import PREFIX, fetch_snapshot
+
+    if args.run_folder is not None:
+        raise InputError(f"expected a run or --from, got both: {args.run_folder} and {args.source}")
+    if unused := [option for option in ("data", "fp32") if getattr(args, option)]:
+        raise InputError(f"--{unused[0]} is for a run; with --from say --bits and --context")
+    if args.name is None:
+        raise InputError("--from needs --name NAME, what the bundle calls itself")
+    out = args.out or Path(f"{args.name}.bundle")
+    progress = ProgressBar()
+    try:
+        source, origin = Path(args.source), None
+        if args.source.startswith(PREFIX):
+            progress("fetching the model", 0, 1)
+            snapshot = fetch_snapshot(args.source, offline=args.offline)
+            progress("fetching the model", 1, 1)
+            source, origin = snapshot.folder, snapshot.origin
+        bundle_from_checkpoint(
+            source,
+            out,
+            home=None if args.unsigned else home,
+            name=args.name,
+            version=args.version or "1.0.0",
+            bits=args.bits or 8,
+            progress=progress,
+            context=args.context,
+            origin=origin,
+        )
+    finally:
+        progress.close()
+    manifest = unsafe_read_manifest(open_bundle_files(out))  # written by this very program
+    size = sum(entry.bytes for entry in manifest.files.values())
+    if args.json:
+        print_json(
+            {
+                "bundle": str(out),
+                "name": manifest.name,
+                "version": manifest.version,
+                "digest": manifest.digest,
+                "bytes": size,
+                "is_signed": not args.unsigned,
+                "base_digest": manifest.base_digest,
+                "context_length": manifest.context_length,
+                "tasks": {},
+            }
+        )
+    else:
+        print(f"{manifest.name} {manifest.version}, {size:,} bytes, context {manifest.context_length:,}, no task")
+    next_commands(f"smallhold bundle verify {out}", f"smallhold serve {out}")
+    return 0
+
+
 def _build(args: argparse.Namespace, home: Home) -> int:
     from smallhold.bundle.assemble import build_bundle
     from smallhold.teach.bundle_request import BundleSource, request_of_run
 
+    if args.run_folder is None or args.out is None:
+        raise InputError("expected RUN and --out BUNDLE, or --from SOURCE and --name NAME", hint=EXAMPLE)
+    if unused := [option for option in ("name", "context", "offline") if getattr(args, option)]:
+        raise InputError(f"--{unused[0]} goes with --from; a run has it in its recipe")
+    if args.bits == 16:
+        raise InputError("--bits 16: a run ships in 8, 4 or 32 bits")
     folder: Path = args.run_folder
-    checkpoint, encoding = _checkpoint(folder, bits=args.bits, is_fp32=args.fp32)
+    checkpoint, encoding = _checkpoint(folder, bits=args.bits, is_fp32=args.fp32 or args.bits == 32)
     created = datetime.now(UTC).replace(microsecond=0)
     progress = ProgressBar()
     try:
@@ -164,7 +246,8 @@ def _inspect(args: argparse.Namespace) -> int:
         return 0
     label = " (simulated)" if manifest.is_simulated else ""
     print(f"{manifest.name} {manifest.version}, created {manifest.created}, expires {manifest.expires or 'never'}")
-    print(f"tasks: {', '.join(manifest.tasks)}; trained on {', '.join(manifest.training_data)}{label}")
+    trained_on = ", ".join(manifest.training_data) or "data that it does not name"
+    print(f"tasks: {', '.join(manifest.tasks) or 'none'}; trained on {trained_on}{label}")
     for path, entry in sorted(manifest.files.items()):
         print(f"{entry.bytes:>12,}  {path}  ({entry.role}{', ' + entry.runtime if entry.runtime else ''})")
     note("remark: nothing was verified")

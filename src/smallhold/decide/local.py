@@ -126,6 +126,11 @@ class LocalBundle:
             UnknownTaskError: the bundle has no such task.
         """
         if name not in self.manifest.tasks:
+            if not self.manifest.tasks:
+                raise UnknownTaskError(
+                    f"bundle {self.manifest.name}: has no task, so it decides nothing: it is a model alone",
+                    hint="smallhold serve BUNDLE",
+                )
             raise UnknownTaskError(
                 f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}"
             )

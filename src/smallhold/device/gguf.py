@@ -23,6 +23,10 @@ MAGIC = b"GGUF"
 VERSION = 3
 #: ggml type number: (name, numbers per block, bytes per block)
 TENSOR_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 8: ("Q8_0", 32, 34)}
+#: Types that are not read here, for the message alone.
+_OTHER_TYPES = {
+    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16",
+}  # fmt: skip
 #: Integers 0 to 15 around 8: the low halves of the bytes are weights 0 to 15 of the group, the high halves 16 to 31.
 Q4_0_BLOCK = np.dtype([("scale", "<f2"), ("values", "u1", (16,))])
 Q8_0_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])
@@ -83,7 +87,11 @@ def _read(data: memoryview) -> GgufFile:
     tensors, encodings = {}, {}
     for name, shape, kind, offset in infos:
         if kind not in TENSOR_TYPES:
-            raise BackendError(f"tensor {name}: type number {kind} is not one of F32, F16, Q8_0, Q4_0")
+            kind_name = _OTHER_TYPES.get(kind, f"number {kind}")
+            raise BackendError(
+                f"tensor {name}: type {kind_name} is not one of F32, F16, Q8_0, Q4_0",
+                hint="write the file again in one of them: llama-quantize --allow-requantize IN.gguf OUT.gguf Q8_0",
+            )
         encodings[name], block, block_bytes = TENSOR_TYPES[kind]
         size = int(np.prod(shape)) // block * block_bytes
         raw = data[base + offset : base + offset + size]

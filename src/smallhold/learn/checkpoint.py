@@ -1,6 +1,6 @@
-"""Checkpoints on disk, in Hugging Face's layout.
+"""Checkpoints on disk, in Hugging Face's layout: ours, and those of other people (`hugging_face.py`).
 
-A directory holds `config.json` and `model.safetensors` (the trunk, loadable by `transformers` unchanged),
+A directory holds `config.json` and `model.safetensors` (the trunk, loadable by `transformers` unchanged) or shards,
 `tokenizer.json`, and for the signal door `signal_encoder.safetensors`. `smallhold.json` says what was trained.
 Nothing is unpickled.
 """
@@ -21,6 +21,8 @@ from safetensors.torch import save
 
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
+from smallhold.learn.families import config_to_json
+from smallhold.learn.hugging_face import WEIGHTS, fuse, read_hugging_face
 from smallhold.learn.model import SignalModel, Trunk, TrunkConfig
 
 ENCODER_FILE = "signal_encoder.safetensors"
@@ -62,13 +64,19 @@ def save_checkpoint(
 
 
 def save_trunk(trunk: Trunk, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write `config.json` and `model.safetensors` as `transformers` does."""
+    """Write `config.json` and `model.safetensors` as `transformers` does.
+
+    Raises:
+        RecipeError: the family's `config.json` cannot say a feature of the trunk.
+    """
+    described = config_to_json(trunk.config)
     folder.mkdir(parents=True, exist_ok=True)
     state = trunk.state_dict()
     if trunk.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    save_tensors(folder / "model.safetensors", {name: t.to(dtype) for name, t in state.items()})
-    config = trunk.config.to_json() | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    stored = fuse(trunk.config, {name: t.to(dtype) for name, t in state.items()}, torch.cat)
+    save_tensors(folder / WEIGHTS, stored)
+    config = described | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_durably(folder / "config.json", [json.dumps(config, indent=1).encode()], mode=0o644)
 
 
@@ -82,19 +90,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint as arrays.
 
     Raises:
-        DataError: a file is missing, truncated or malformed.
+        DataError: a file is missing, truncated or malformed, or tensors do not fit the configuration.
+        RecipeError: a family or a variant that is not supported.
     """
+    config, trunk = read_hugging_face(folder)
     try:
-        config = TrunkConfig.from_json(json.loads((folder / "config.json").read_text()))
-        trunk = _load(folder / "model.safetensors")
-        has_encoder = (folder / ENCODER_FILE).exists()
-        encoder = _load(folder / ENCODER_FILE) if has_encoder else {}
+        encoder = _load(folder / ENCODER_FILE) if (folder / ENCODER_FILE).exists() else {}
         about_file = folder / "smallhold.json"
         about = json.loads(about_file.read_text()) if about_file.exists() else {}
-    except FileNotFoundError as error:
-        absent = [name for name in ("config.json", "model.safetensors") if not (folder / name).exists()]
-        raise DataError(f"checkpoint {folder}: missing: {', '.join(absent)}") from error
-    except (SafetensorError, ValueError, AttributeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise DataError(f"checkpoint {folder}: truncated or malformed: {error}") from error
     return Checkpoint(config, trunk, encoder, about, folder)
 

@@ -1,118 +1,64 @@
 """The trunk and its signal door in torch, with Hugging Face's parameter names.
 
-The trunk is Llama (arXiv:2302.13971): its state dictionary and `config.json` are those of
-`transformers.LlamaForCausalLM`, which loads a checkpoint of ours unchanged. The signal encoder sits in front: it
-turns one bin's channels into one embedding, a soft token.
+The trunk is Llama (arXiv:2302.13971) with the features of `TrunkConfig`: its state dictionary is that of the family's
+class in `transformers`, but for matrices that lie fused there (`hugging_face.py`). A feature that a configuration does
+not have adds no operation: a plain Llama computes the same bits as if the others did not exist. The signal encoder
+sits in front: it turns one bin's channels into one embedding, a soft token.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smallhold.decide.signal_encoder import HINGE
-from smallhold.errors import RecipeError
+from smallhold.learn.trunk_config import TrunkConfig
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrunkConfig:
-    """Shape of the trunk, in the words of Hugging Face's `config.json`."""
-
-    vocab_size: int
-    hidden_size: int = 128
-    intermediate_size: int = 352
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 4
-    max_position_embeddings: int = 64
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that no runtime could run."""
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
-            raise RecipeError(
-                f"hidden_size must split into heads of even size: got {self.hidden_size} for "
-                f"{self.num_attention_heads} heads"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise RecipeError(
-                f"num_key_value_heads must divide num_attention_heads: got {self.num_key_value_heads} "
-                f"and {self.num_attention_heads}"
-            )
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.hidden_size // self.num_attention_heads
-
-    def to_json(self) -> dict[str, Any]:
-        """`config.json` as `transformers` reads it."""
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            **asdict(self),
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-            "torch_dtype": "float32",
-            "pad_token_id": 0,  # the marks are the first entries of every vocabulary of ours
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> TrunkConfig:
-        """Read a `config.json`.
-
-        Raises:
-            RecipeError: another architecture, or a variant (biases, scaled rotary positions) that is not supported.
-        """
-        if value.get("model_type") != "llama":
-            raise RecipeError(f"config.json: model_type: expected 'llama', got {value.get('model_type')!r}")
-        rope = value.get("rope_parameters") or {}
-        unsupported = [key for key in ("attention_bias", "mlp_bias", "rope_scaling") if value.get(key)]
-        if unsupported or rope.get("rope_type", "default") != "default":
-            raise RecipeError(f"config.json: not supported yet: {', '.join(unsupported) or 'scaled rope_parameters'}")
-        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        known.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-        try:
-            return cls(**known)
-        except TypeError as error:
-            raise RecipeError(f"config.json: {error}") from error
+__all__ = ["SignalEncoderModule", "SignalModel", "Trunk", "TrunkConfig"]
 
 
 class Trunk(nn.Module):
-    """Llama decoder whose state dictionary equals `LlamaForCausalLM`'s."""
+    """Decoder of one family; its state dictionary equals that of the family's class, fused matrices apart."""
 
     cos: Tensor
     sin: Tensor
+    local_cos: Tensor
+    local_sin: Tensor
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.config = config
         self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
-        self.model.norm = _RMSNorm(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.model.embed_tokens = _Embedding(config)
+        self.model.layers = nn.ModuleList(_Block(config) for _ in config.layers)
+        self.model.norm = _RMSNorm(config, config.hidden_size)
+        self.lm_head = _Head(config)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
-        angle = torch.arange(config.max_position_embeddings)[:, None] * frequency[None, :]
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        self._register_rope("", config.rope_theta, config)
+        if config.local_rope_theta is not None:
+            self._register_rope("local_", config.local_rope_theta, replace(config, rope_scaling=None))
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 # Two residual writes a layer: their scale shrinks with depth, so that the stream's does not grow.
                 depth = 2 * config.num_hidden_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
                 nn.init.normal_(parameter, std=0.02 / depth**0.5)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+
+    def _register_rope(self, prefix: str, theta: float, config: TrunkConfig) -> None:
+        width = config.rotary_dim
+        frequency = theta ** (-torch.arange(0, width, 2) / width)
+        amplitude = 1.0
+        if (scaling := config.rope_scaling) is not None:
+            frequency = frequency / torch.tensor(scaling.divisors(theta, width).tolist())
+            amplitude = scaling.attention_factor
+        angle = torch.arange(config.max_position_embeddings)[:, None] * frequency[None, :]
+        self.register_buffer(f"{prefix}cos", angle.cos() * amplitude, persistent=False)
+        self.register_buffer(f"{prefix}sin", angle.sin() * amplitude, persistent=False)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -128,9 +74,16 @@ class Trunk(nn.Module):
         length = embeddings.shape[1]
         # An explicit mask: the fused attention's backward pass is slow on CPUs at short lengths (docs/experiments.md).
         mask = torch.full((length, length), float("-inf"), device=embeddings.device).triu(1)
+        windowed: dict[int | None, Tensor] = {None: mask}
+        if (width := self.config.sliding_window) is not None:
+            windowed[width] = mask + torch.full_like(mask, float("-inf")).tril(-width)
+        turns: dict[str | None, tuple[Tensor, Tensor] | None] = {None: None}
+        turns["global"] = (self.cos[:length], self.sin[:length])
+        if self.config.local_rope_theta is not None:
+            turns["local"] = (self.local_cos[:length], self.local_sin[:length])
         x = embeddings
-        for block in self.blocks:
-            x = block(x, mask, self.cos[:length], self.sin[:length])
+        for block, layer in zip(self.blocks, self.config.layers, strict=True):
+            x = block(x, windowed[layer.window], turns[layer.rope])
         return self.model.norm(x)  # type: ignore[no-any-return, operator]
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -138,14 +91,34 @@ class Trunk(nn.Module):
         return self.lm_head(self.hidden(embeddings))  # type: ignore[no-any-return]
 
 
-class _RMSNorm(nn.Module):
+class _Embedding(nn.Embedding):
     def __init__(self, config: TrunkConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-        self.epsilon = config.rms_norm_eps
+        super().__init__(config.vocab_size, config.hidden_size)
+        self.scale = config.embedding_scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = super().forward(ids)
+        return x if self.scale == 1.0 else x * self.scale
+
+
+class _Head(nn.Linear):
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+        self.softcap = config.logit_softcap
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(x.dtype)
+        return _cap(super().forward(x), self.softcap)
+
+
+class _RMSNorm(nn.Module):
+    def __init__(self, config: TrunkConfig, width: int) -> None:
+        super().__init__()
+        self.offset, self.epsilon = config.norm_offset, config.rms_norm_eps
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - self.offset))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.offset == 0.0 else self.weight + self.offset
+        return F.rms_norm(x.float(), weight.shape, weight, self.epsilon).to(x.dtype)
 
 
 class _Attention(nn.Module):
@@ -153,20 +126,28 @@ class _Attention(nn.Module):
         super().__init__()
         width, head_dim = config.hidden_size, config.head_dim
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = nn.Linear(width, self.num_heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(width, self.num_kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(width, self.num_kv_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(self.num_heads * head_dim, width, bias=False)
+        self.scale, self.softcap = config.attention_scale, config.attention_softcap
+        self.q_proj = nn.Linear(width, self.num_heads * head_dim, bias=config.attention_bias)
+        self.k_proj = nn.Linear(width, self.num_kv_heads * head_dim, bias=config.attention_bias)
+        self.v_proj = nn.Linear(width, self.num_kv_heads * head_dim, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.num_heads * head_dim, width, bias=config.output_bias)
+        self.has_norms = config.qk_norm
+        if self.has_norms:
+            self.q_norm, self.k_norm = _RMSNorm(config, head_dim), _RMSNorm(config, head_dim)
 
-    def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = x.shape
-        query = _rotate(self.q_proj(x).view(batch, length, self.num_heads, -1).transpose(1, 2), cos, sin)
-        key = _rotate(self.k_proj(x).view(batch, length, self.num_kv_heads, -1).transpose(1, 2), cos, sin)
+        query = self.q_proj(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        key = self.k_proj(x).view(batch, length, self.num_kv_heads, -1).transpose(1, 2)
         value = self.v_proj(x).view(batch, length, self.num_kv_heads, -1).transpose(1, 2)
+        if self.has_norms:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if turn is not None:
+            query, key = _rotate(query, *turn), _rotate(key, *turn)
         group = self.num_heads // self.num_kv_heads
         if group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        weight = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5  # (B, H, T, T)
+        weight = _cap(query @ key.transpose(2, 3) * self.scale, self.softcap)  # (B, H, T, T)
         weight = torch.softmax(weight.float() + mask, dim=-1).to(value.dtype)
         return self.o_proj((weight @ value).transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
@@ -174,26 +155,40 @@ class _Attention(nn.Module):
 class _MLP(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        width, hidden, has_bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.is_gelu = config.activation == "gelu_tanh"
+        self.gate_proj = nn.Linear(width, hidden, bias=has_bias)
+        self.up_proj = nn.Linear(width, hidden, bias=has_bias)
+        self.down_proj = nn.Linear(hidden, width, bias=has_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+        gate = self.gate_proj(x)
+        gate = F.gelu(gate, approximate="tanh") if self.is_gelu else F.silu(gate)
+        return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]
 
 
 class _Block(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        self.input_layernorm = _RMSNorm(config)
+        self.input_layernorm = _RMSNorm(config, config.hidden_size)
         self.self_attn = _Attention(config)
-        self.post_attention_layernorm = _RMSNorm(config)
+        # Gemma gives this name to the norm after attention, the others to the one before the MLP.
+        self.post_attention_layernorm = _RMSNorm(config, config.hidden_size)
+        self.has_post_norms = config.has_post_norms
+        if self.has_post_norms:
+            self.pre_feedforward_layernorm = _RMSNorm(config, config.hidden_size)
+            self.post_feedforward_layernorm = _RMSNorm(config, config.hidden_size)
         self.mlp = _MLP(config)
         self.dropout = _SequenceDropout()
 
-    def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), mask, cos, sin))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(x), mask, turn)
+        if not self.has_post_norms:
+            x = x + self.dropout(mixed)
+            return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))  # type: ignore[no-any-return]
+        x = x + self.dropout(self.post_attention_layernorm(mixed))
+        mixed = self.mlp(self.pre_feedforward_layernorm(x))
+        return x + self.dropout(self.post_feedforward_layernorm(mixed))  # type: ignore[no-any-return]
 
 
 class _SequenceDropout(nn.Module):
@@ -211,8 +206,17 @@ class _SequenceDropout(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """Turn the first 2 * cos.shape[-1] channels of every head, in halves; the others pass."""
+    width = 2 * cos.shape[-1]
+    first, second = x[..., :width].float().chunk(2, dim=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    if width < x.shape[-1]:
+        turned.append(x[..., width:].float())
+    return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def _cap(x: Tensor, softcap: float | None) -> Tensor:
+    return x if softcap is None else softcap * torch.tanh(x / softcap)
 
 
 class SignalEncoderModule(nn.Module):

@@ -19,6 +19,7 @@ END_MARKS = (
     "</s>",
     "\n</s>\n",
     "<|endoftext|>",
+    "<|end|>",
     "<|end_of_text|>",
     "<|im_end|>",
     "<|eot_id|>",

@@ -88,7 +88,7 @@ def test_a_graph_that_is_not_ours_is_refused() -> None:
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 99), "unknown value type 99"),
         (
             b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 32, 3, 0),
-            "tensor t: type number 3 is not one of F32, F16, Q8_0, Q4_0",
+            "tensor t: type Q4_1 is not one of F32, F16, Q8_0, Q4_0",
         ),
         (
             b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 2**62, 0, 0),
@@ -119,3 +119,11 @@ def test_a_gguf_file_that_is_no_llama_is_refused(change: dict, message: str) -> 
     tensors = {"token_embd.weight": np.zeros((3, 4), np.float32), "output_norm.weight": np.ones(4, np.float32)}
     with pytest.raises(BackendError, match=message):
         ReferenceBackend(write_gguf(meta, tensors))
+
+
+def test_tensors_that_plain_llama_does_not_have_are_refused_and_not_left_out(files: tuple[bytes, bytes]) -> None:
+    file = read_gguf(files[0])
+    for name in ("rope_freqs.weight", "blk.0.attn_q.bias"):
+        extended = write_gguf(file.metadata, {**file.tensors, name: np.ones(4, np.float32)})
+        with pytest.raises(BackendError, match=f"plain Llama does not have: {name}"):
+            ReferenceBackend(extended)

@@ -1,7 +1,11 @@
-"""The oracle: a Llama-family forward pass in numpy, slow and obvious, on the GGUF weights.
+"""The oracle: plain Llama's forward pass in numpy, slow and obvious, on the GGUF weights.
 
-Every other runtime is judged against this one. Source of the architecture: Touvron et al. 2023, arXiv:2302.13971
-(RMSNorm before each block, rotary positions, SwiGLU), grouped queries as in Ainslie et al. 2023, arXiv:2305.13245.
+Every other runtime is judged against this one, on plain Llama: the models that we train, SmolLM2 and their like. It
+computes no other family (docs/reference/models.md); those are judged against `transformers`. A file with tensors that
+plain Llama does not have is refused, not computed without them.
+
+Source of the architecture: Touvron et al. 2023, arXiv:2302.13971 (RMSNorm before each block, rotary positions,
+SwiGLU), grouped queries as in Ainslie et al. 2023, arXiv:2305.13245.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ class ReferenceBackend:
         """Read the weights.
 
         Raises:
-            BackendError: not a GGUF file of the llama architecture, or a tensor is missing.
+            BackendError: not a GGUF file of the llama architecture, a tensor is missing, or there is one that plain
+                Llama does not have: a bias, a norm of queries, divisors of rotary frequencies.
         """
         file = read_gguf(gguf)
         meta, tensors = file.metadata, file.tensors
@@ -80,6 +85,8 @@ class ReferenceBackend:
             raise BackendError(f"GGUF file lacks {error.args[0]!r}") from error
         except (ValueError, TypeError, ArithmeticError) as error:
             raise BackendError(f"GGUF file describes no model: {error}") from error
+        if unknown := sorted(set(tensors) - _expected_names(len(self.layers))):
+            raise BackendError(f"GGUF file holds tensors that plain Llama does not have: {', '.join(unknown[:3])}")
         self.vocab_size = len(self.embedding)
         self.head_dim = len(self.layers[0].query) // self.num_heads
         frequency = rope_base ** (-np.arange(0, self.head_dim, 2) / self.head_dim)  # (hd / 2,)
@@ -140,6 +147,12 @@ class ReferenceBackend:
         cos, sin = self.cos[position][:, None], self.sin[position][:, None]
         first, second = np.split(x, 2, axis=2)
         return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=2)
+
+
+def _expected_names(num_layers: int) -> set[str]:
+    parts = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+    blocks = {f"blk.{i}.{part}.weight" for i in range(num_layers) for part in parts}
+    return blocks | {"token_embd.weight", "output_norm.weight", "output.weight"}
 
 
 class ReferenceSession:
