@@ -88,7 +88,8 @@ def test_an_error_is_one_line_and_a_hint_without_a_traceback(tmp_path):
     )
     done = process("teach", "train", "icu-rsk")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: recipe 'icu-rsk': expected a .toml file or one of base, finance, hospital, icu-risk\n"
+    known = "base, finance, hospital, hospital-small, icu-risk, label-support-intent"
+    assert done.stderr == f"error: recipe 'icu-rsk': expected a .toml file or one of {known}\n"
 
 
 def test_a_recipe_with_a_typo_is_refused_before_anything_is_written(tmp_path, capsys):

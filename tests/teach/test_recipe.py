@@ -2,6 +2,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from smallhold.compress.shrink_recipe import read_shrink_recipe
 from smallhold.errors import RecipeError
 from smallhold.teach.endpoint.recipe import read_label_recipe
 from smallhold.teach.joint_recipe import JointRecipe, is_joint, read_joint_recipe
@@ -29,7 +30,7 @@ def test_every_shipped_recipe_parses_and_survives_being_written_into_a_run():
 
 def test_every_shipped_recipe_is_of_one_kind_and_parses():
     readers = {"base": read_pretrain_recipe, "hospital": read_joint_recipe, "finance": read_joint_recipe}
-    readers["label-support-intent"] = read_label_recipe
+    readers |= {"label-support-intent": read_label_recipe, "hospital-small": read_shrink_recipe}
     for name in shipped_recipes():
         readers.get(name, read_recipe)(name)
         assert is_joint(name) == (readers.get(name) is read_joint_recipe)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smallhold.cli.options import home_of
-from smallhold.cli.output import print_json
+from smallhold.cli.output import ProgressBar, next_commands, print_json
 from smallhold.errors import DataError, SmallholdError
 from smallhold.version import __version__
 
@@ -27,10 +27,18 @@ _PACKAGES = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare arguments."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="look for data sets here")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="measure what decisions cost here, for a search by budget (a minute)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Look; exit code 1 when the device side is incomplete."""
+    if args.profile is not None:
+        return _profile(args)
     from smallhold.device.install import status
     from smallhold.sectors.data_sets import KNOWN, find_data_set
 
@@ -75,6 +83,31 @@ def run(args: argparse.Namespace) -> int:
     keys = "keys present" if report["home"]["has_keys"] else "no keys yet: smallhold device init"
     print(f"home     {home.path}: {keys}; active slot {active or 'none'}{'; ' + problem if problem else ''}")
     return 1 if missing else 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    """Measure graphs of many shapes and write what was learned."""
+    from smallhold.compress.device_profile import measure_device, write_profile
+
+    progress = ProgressBar()
+    try:
+        profile = measure_device(progress=progress)
+    finally:
+        progress.close()
+    write_profile(profile, args.profile)
+    errors = {name: profile.model.error(name) for name in profile.model.errors}
+    if args.json:
+        print_json({"profile": str(args.profile), "machine": profile.machine, "graphs": len(profile.measured)})
+        return 0
+    print(
+        f"{profile.machine}; {profile.runtime}; {len(profile.measured)} graphs, random weights: cost alone, no quality"
+    )
+    for name, error in errors.items():
+        print(f"{name:15} nine graphs in ten were foretold within {error:.0%} by a model that had not seen them")
+    if "joules" not in errors:
+        print("joules          this machine does not count energy, or not for this user")
+    next_commands(f"smallhold compress RECIPE --device {args.profile}")
+    return 0
 
 
 def _version(name: str) -> str | None:

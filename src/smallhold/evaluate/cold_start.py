@@ -59,19 +59,19 @@ def _first_decision(bundle: str, task: str, begun: float) -> dict[str, Any]:
     local = opened.task(task)
     if isinstance(local, LocalTextTask):
         local.decide(local.task.question)
-        return {"cold_start_s": time.time() - begun, "resident_bytes": _resident_bytes()}
+        return {"cold_start_s": time.time() - begun, "resident_bytes": resident_bytes()}
     session = local.session([0.0] * len(local.task.signal.static))
     session.observe(local.task.signal.parameters[0], local.task.signal.grids[0].values[0])
     session.close_bin()
     session.decide()
     seconds = time.time() - begun
-    resident = _resident_bytes()
+    resident = resident_bytes()
     while session.bins < local.task.num_bins:
         session.close_bin()
     return {"cold_start_s": seconds, "resident_bytes": resident, "patient_bytes": session.state_bytes}
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Resident set now; where the system does not say (macOS), the largest so far."""
     statm = Path("/proc/self/statm")
     if statm.exists():

@@ -1,0 +1,313 @@
+"""The best smaller model within a device's budget: shapes are foretold, measured, trained, and halved.
+
+1. Every shape below the teacher's is foretold: bytes by counting, time and memory by the device's cost model.
+2. Of those that fit, a shortlist is measured for real: a graph of that shape with random weights, in its own process.
+3. Those that still fit learn in rungs of growing length, taught by the teacher; the better part goes on (`halving.py`).
+4. The best of the last rung is measured again with its own weights. If it breaks a limit, the next one is tried.
+
+Everything measured is written down first (`measured-*.json`), so a search that was killed goes on where it was, the
+same measurements lead to the same model, and another budget asks for nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from smallhold.bundle.onnx_graph import trunk_onnx
+from smallhold.bundle.weights import read_weights
+from smallhold.compress.budget import Budget
+from smallhold.compress.bundle_size import Door, count_parameters, model_bytes, rest_bytes
+from smallhold.compress.candidates import Candidate, candidates, shortlist
+from smallhold.compress.device_profile import DeviceProfile, random_graph
+from smallhold.compress.halving import Record, halve, rungs
+from smallhold.compress.quantize import twin_folder
+from smallhold.compress.shrink import recipe_of_teacher, run_shrink
+from smallhold.compress.shrink_recipe import ShrinkRecipe
+from smallhold.compress.student_quality import ValidationRows, measure_gain
+from smallhold.device.durable_file import write_durably
+from smallhold.evaluate.device_cost import machine
+from smallhold.evaluate.graph_cost import measure_graph
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+from smallhold.learn.checkpoint import load_signal_model
+from smallhold.learn.trunk_config import TrunkConfig
+from smallhold.records import canonical_json, sha256_hex
+
+Progress = Callable[[str, int, int], None]
+_POSITIONS, _DECISIONS = 48, 200
+#: Measured for real before anything is trained, as a multiple of those that are trained.
+_MEASURED_PER_TRAINED = 3
+_LAST_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How a search goes about it.
+
+    Attributes:
+        trained: Candidates of the first rung.
+        least_effort: Of the first rung, as a share of the recipe's healing.
+        eta: One in eta goes on.
+    """
+
+    trained: int = 9
+    least_effort: float = 0.1
+    eta: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """How a search ended; the contents of `result.json`.
+
+    Attributes:
+        is_feasible: Whether a model within the budget was found.
+        label: Of the model that was found, or of the closest.
+        bits: Its encoding.
+        run: Its run, relative to the search's folder; empty when nothing was trained.
+        broken: Limits that it does not meet, in words.
+        predicted: Its costs as foretold by the cost model.
+        measured: Its costs as measured, with its own weights where it was trained; see `is_measured_here`.
+        quality: Share of the teacher's gain that it keeps on validation rows; None when nothing was trained.
+        looked_at: Shapes foretold, measured, and trained.
+        trials: Every trained candidate: label, effort, quality, and what its shape costs.
+        is_measured_here: Whether this machine is the one of the profile. On another, time, memory and energy stay
+            foretold, and only bytes are counted.
+    """
+
+    is_feasible: bool
+    label: str
+    bits: int
+    run: str
+    broken: list[str]
+    predicted: dict[str, float]
+    measured: dict[str, float]
+    quality: float | None
+    looked_at: dict[str, int]
+    trials: list[dict[str, Any]]
+    is_measured_here: bool
+
+    def line(self) -> str:
+        """The end in a sentence."""
+        kept = "" if self.quality is None else f", keeps {self.quality:.1%} of the teacher's gain"
+        if self.is_feasible:
+            where = "" if self.is_measured_here else "; time and memory are foretold: this is not the profile's machine"
+            return f"found {self.label}{kept}{where}"
+        return f"infeasible; closest is {self.label}{kept}: {'; '.join(self.broken)}"
+
+
+def run_search(
+    recipe: ShrinkRecipe,
+    budget: Budget,
+    profile: DeviceProfile,
+    data_dir: Path | None,
+    run: Path,
+    *,
+    settings: SearchSettings,
+    progress: Progress,
+    threads: int = 2,
+) -> SearchResult:
+    """Look for the best model within a budget; continues what an earlier call left.
+
+    Args:
+        recipe: Teacher, healing and rounding; its shape is replaced.
+        budget: Limits.
+        profile: Of the device that the model is for.
+        data_dir: What the user gave as `--data`, or None.
+        run: Folder of the search.
+        settings: How many are tried.
+        progress: Called with a caption, steps done and steps in all.
+        threads: Threads of torch.
+
+    Raises:
+        DataError: the teacher's run or a data set is missing.
+        RecipeError: a limit on what the device does not measure.
+        InterruptedRun: stopped on request.
+    """
+    space = _Space.of(recipe, profile)
+    budget.require_known({"bytes": 0, **space.foretell(space.all[0])})
+    # What was measured holds for any budget: only teacher, healing, rounding and device matter.
+    weights = sha256_hex((Path(recipe.teacher) / CHECKPOINT_FOLDER / "model.safetensors").read_bytes())
+    claim = sha256_hex(canonical_json([recipe.digest, weights, profile.machine, profile.measured_at]))
+    record = Record.open(run / f"measured-{claim[:12]}.json")
+    run.mkdir(parents=True, exist_ok=True)
+
+    foretold = {candidate: space.foretell(candidate) for candidate in space.all}
+    fitting = [candidate for candidate in space.all if budget.excess(foretold[candidate]) <= 1]
+    # Where nothing seems to fit, the closest are measured all the same: the cost model may be wrong.
+    by_distance = sorted(space.all, key=lambda candidate: (budget.excess(foretold[candidate]), candidate))
+    parameters = {candidate: space.parameters(candidate) for candidate in fitting}
+    wanted = _MEASURED_PER_TRAINED * settings.trained
+    chosen = shortlist(fitting, foretold, parameters, count=wanted) if fitting else by_distance[: settings.eta]
+    measured = {}
+    for number, candidate in enumerate(chosen):
+        measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
+        progress("measuring shapes", number + 1, len(chosen))
+    within = [candidate for candidate in chosen if budget.excess(measured[candidate]) <= 1][: settings.trained]
+    looked_at = {"foretold": len(space.all), "measured": len(chosen), "trained": len(within)}
+    if not within:
+        closest = min(measured, key=lambda candidate: (budget.excess(measured[candidate]), candidate))
+        result = SearchResult(
+            False,
+            closest.label(),
+            closest.bits,
+            "",
+            budget.broken(measured[closest]),
+            foretold[closest],
+            measured[closest],
+            None,
+            looked_at,
+            [],
+            space.is_here,
+        )
+        return _written(result, run)
+
+    trials = _Trials(recipe, data_dir, run, record, progress, threads)
+    levels = rungs(len(within), least_effort=settings.least_effort, eta=settings.eta)
+    outcome = halve(within, levels, name=Candidate.label, quality=trials.quality)
+    ends: list[SearchResult] = []
+    for candidate in outcome.ranking[:_LAST_TRIES]:
+        quality = trials.quality(candidate, 1.0)
+        folder = trials.folder(candidate, 1.0)
+        cost = record.get(f"final {candidate.label()}", partial(space.measure, candidate, folder))
+        broken = budget.broken(cost)
+        if quality < budget.min_quality:
+            broken.append(f"quality {quality:.3f} of at least {budget.min_quality:.3f}")
+        ends.append(
+            SearchResult(
+                not broken,
+                candidate.label(),
+                candidate.bits,
+                str(folder.relative_to(run)),
+                broken,
+                foretold[candidate],
+                cost,
+                quality,
+                looked_at,
+                trials.done(),
+                space.is_here,
+            )
+        )
+        if not broken:
+            break
+    return _written(ends[-1] if ends[-1].is_feasible else ends[0], run)
+
+
+def _written(result: SearchResult, run: Path) -> SearchResult:
+    write_durably(run / "result.json", [json.dumps(asdict(result), indent=1).encode()], mode=0o644)
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Space:
+    """Every shape below a teacher's, and what each costs."""
+
+    recipe: ShrinkRecipe
+    profile: DeviceProfile
+    teacher: TrunkConfig
+    door: Door
+    rest: int
+    all: list[Candidate]
+    is_here: bool
+
+    @classmethod
+    def of(cls, recipe: ShrinkRecipe, profile: DeviceProfile) -> _Space:
+        run = Path(recipe.teacher)
+        model = load_signal_model(run / CHECKPOINT_FOLDER)
+        config = model.trunk.config
+        form = json.loads((run / CHECKPOINT_FOLDER / "tokenizer.json").read_text())
+        least = 256 + len(form["added_tokens"])
+        bits = (8, 4) if recipe.rounding.bits == 8 else (recipe.rounding.bits,)
+        found = candidates(config, least_vocab=min(config.vocab_size, least), bits=bits)
+        return cls(recipe, profile, config, Door.of(model), rest_bytes(run), found, profile.machine == machine())
+
+    def foretell(self, candidate: Candidate) -> dict[str, float]:
+        """Costs without building anything."""
+        config = candidate.shape().of(self.teacher)
+        size = self.rest + model_bytes(config, self.door, candidate.bits)
+        return {"bytes": float(size), **self.profile.model.predict(config, candidate.bits, _POSITIONS)}
+
+    def parameters(self, candidate: Candidate) -> int:
+        """Of trunk and signal encoder."""
+        return count_parameters(candidate.shape().of(self.teacher), self.door)
+
+    def measure(self, candidate: Candidate, trained: Path | None = None) -> dict[str, float]:
+        """Costs of a real graph, of random weights or of the trained ones; foretold where this is another machine."""
+        if not self.is_here:
+            return self.foretell(candidate)
+        config = candidate.shape().of(self.teacher)
+        with tempfile.TemporaryDirectory() as scratch:
+            graph = Path(scratch) / "graph.onnx"
+            if trained is None:
+                graph.write_bytes(random_graph(config, candidate.bits, Path(scratch)))
+            else:
+                graph.write_bytes(trunk_onnx(read_weights(twin_folder(trained, candidate.bits))))
+            cost = measure_graph(graph, positions=_POSITIONS, decisions=_DECISIONS)
+        known = {name: float(value) for name, value in cost.items() if isinstance(value, int | float)}
+        if trained is not None:
+            config = load_signal_model(trained / CHECKPOINT_FOLDER).trunk.config
+        size = self.rest + model_bytes(config, self.door, candidate.bits)
+        return {"bytes": float(size), **known}
+
+
+@dataclass(eq=False)
+class _Trials:
+    """Candidates that learn, each in a run of its own."""
+
+    recipe: ShrinkRecipe
+    data_dir: Path | None
+    run: Path
+    record: Record
+    progress: Progress
+    threads: int
+
+    def __post_init__(self) -> None:
+        teacher = Path(self.recipe.teacher)
+        self.rows = ValidationRows.of(recipe_of_teacher(teacher)[1], self.data_dir)
+        self.gain = measure_gain(teacher, self.rows)
+
+    def folder(self, candidate: Candidate, effort: float) -> Path:
+        """Where a candidate's run lies."""
+        return self.run / "trials" / f"{candidate.label()}-{effort:.3f}"
+
+    def quality(self, candidate: Candidate, effort: float) -> float:
+        """Share of the teacher's gain that it keeps after that much healing."""
+
+        def measure() -> dict[str, float]:
+            recipe = replace(
+                self.recipe,
+                shape=candidate.shape(),
+                rounding=candidate.rounding(self.recipe.rounding.method),
+                healing=replace(self.recipe.healing, epochs=self.recipe.healing.epochs * effort),
+            )
+            folder = self.folder(candidate, effort)
+            run_shrink(
+                recipe,
+                self.data_dir,
+                folder,
+                progress=self._named(candidate, effort),
+                threads=self.threads,
+                answers=self.run / "answers",
+            )
+            found = measure_gain(folder, self.rows, checkpoint=twin_folder(folder, candidate.bits))
+            return {"quality": found.share_of(self.gain)}
+
+        return self.record.get(f"quality {candidate.label()} {effort:.3f}", measure)["quality"]
+
+    def done(self) -> list[dict[str, Any]]:
+        """Every trial so far."""
+        found = []
+        for key, value in self.record.values.items():
+            kind, *rest = key.split(" ")
+            if kind == "quality":
+                cost = self.record.values.get(f"cost {rest[0]}", {})
+                found.append({"label": rest[0], "effort": float(rest[1]), "quality": value["quality"], "cost": cost})
+        return sorted(found, key=lambda item: (item["effort"], -item["quality"], item["label"]))
+
+    def _named(self, candidate: Candidate, effort: float) -> Progress:
+        name = f"{candidate.label()} at {effort:.0%}"
+        return lambda caption, done, total: self.progress(f"{name}: {caption}", done, total)

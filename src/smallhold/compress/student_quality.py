@@ -1,0 +1,113 @@
+"""How much of its teacher's gain over the simple thing a student keeps, on validation rows.
+
+Gain: AUROC over NEWS2's at every horizon for a signal task, macro-F1 over that of the commonest label for a text task,
+both read from the trunk alone, with the weights as they will ship. A share of 1 is the teacher's own gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallhold.errors import DataError
+from smallhold.evaluate.bedside_scores import scores_at
+from smallhold.evaluate.metrics import auroc, macro_f1
+from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.stays import Stay
+from smallhold.sectors.splits import Split
+from smallhold.sectors.tasks import find_task
+from smallhold.sectors.text_task import TextExample, load_examples, split
+from smallhold.teach.joint_recipe import JointRecipe
+from smallhold.teach.model_teacher import ModelTeacher
+from smallhold.teach.signal_task import signal_inputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValidationRows:
+    """What students are measured on.
+
+    Attributes:
+        stays: Patients with a known outcome; empty without a signal task.
+        texts: Task to its examples and choices.
+    """
+
+    stays: list[Stay]
+    texts: dict[str, tuple[list[TextExample], tuple[str, ...]]]
+
+    @classmethod
+    def of(cls, recipe: JointRecipe, data_dir: Path | None) -> ValidationRows:
+        """The validation split of every task that the trunk learns.
+
+        Raises:
+            DataError: a data set is missing, or the recipe has trained on its validation split.
+        """
+        if Split.VALIDATION.value in recipe.splits:
+            raise DataError(
+                "the teacher was trained on the validation split, so no student can be chosen on it",
+                hint='teach it again with splits = ["train"]',
+            )
+        stays = []
+        if recipe.signal:
+            known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
+            stays = icu_risk.split(known, Split.VALIDATION)
+        texts = {}
+        for lesson in recipe.text:
+            if lesson.epochs:
+                task = find_task(lesson.task, recipe.sector)
+                texts[task.name] = (split(load_examples(task, data_dir), Split.VALIDATION), task.choices)
+        return cls(stays, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a model is worth beyond the simple thing.
+
+    Attributes:
+        of_task: Task, at a horizon where it has some, to the model's metric minus the simple thing's.
+    """
+
+    of_task: dict[str, float]
+
+    def share_of(self, teacher: Gain) -> float:
+        """Mean over tasks and horizons of the share of the teacher's gain, where the teacher has one.
+
+        Raises:
+            DataError: the teacher is nowhere better than the simple thing: there is nothing to keep.
+        """
+        shares = [self.of_task[name] / gain for name, gain in teacher.of_task.items() if gain > 0]
+        if not shares:
+            raise DataError("the teacher is not better than the simple thing in any task: teach it first")
+        return float(np.mean(shares))
+
+
+def measure_gain(run: Path, rows: ValidationRows, *, checkpoint: Path | None = None) -> Gain:
+    """Ask a run every validation row.
+
+    Args:
+        run: A finished run.
+        rows: What to ask.
+        checkpoint: Other weights of the run, for example its quantized twin.
+    """
+    model = ModelTeacher(run, temperature=1.0, checkpoint=checkpoint)
+    found = {}
+    if rows.stays:
+        died = np.array([bool(stay.died) for stay in rows.stays])
+        said = model.mortality(*signal_inputs(rows.stays, model.task(icu_risk.NAME).signal))
+        news2 = _news2(rows.stays)
+        for i, hour in enumerate(icu_risk.HORIZONS_H):
+            found[f"{icu_risk.NAME}, {hour} h"] = auroc(died, said[:, hour - 1]) - auroc(died, news2[:, i])
+    for name, (examples, choices) in rows.texts.items():
+        labels = [choices.index(example.label) for example in examples]
+        answers = model.texts(name, [example.text for example in examples], choices).argmax(axis=1)
+        commonest = np.full(len(labels), np.bincount(labels).argmax())
+        found[name] = macro_f1(labels, answers) - macro_f1(labels, commonest)
+    return Gain(found)
+
+
+def _news2(stays: Sequence[Stay]) -> NDArray[np.float64]:
+    hours = icu_risk.HORIZONS_H
+    return np.array([scores_at(stay, hours, older_at=())["news2"] for stay in stays], dtype=np.float64)

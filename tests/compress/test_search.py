@@ -1,0 +1,141 @@
+"""A search on a tiny teacher: real graphs, real training, and limits that are kept or named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from tests.compress.taught_ward import SMALLER, recipe_of, silent
+
+from smallhold.cli.main import main
+from smallhold.compress.budget import Budget
+from smallhold.compress.device_profile import DeviceProfile, measure_device, write_profile
+from smallhold.compress.quantize import twin_folder
+from smallhold.compress.search import SearchResult, SearchSettings, run_search
+from smallhold.errors import DataError, RecipeError
+from smallhold.teach.joint import JointSummary
+
+pytestmark = pytest.mark.slow
+GRID = [(512, 32, 64, layers, 2, 2, bits) for layers in (1, 4, 8, 12) for bits in (8, 4, 32)]
+SHORT = "[healing]\nepochs = 0.3\n"
+SETTINGS = SearchSettings(trained=3, least_effort=0.5)
+
+
+@pytest.fixture(scope="module")
+def profile() -> DeviceProfile:
+    return measure_device(progress=silent, grid=GRID)
+
+
+@pytest.fixture(scope="module")
+def found(
+    teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, SearchResult]:
+    run = tmp_path_factory.mktemp("search")
+    budget = Budget(max_bytes=900_000, max_ms_p95=50.0)
+    recipe = recipe_of(teacher[0], SHORT)
+    return run, run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
+
+
+def test_what_is_found_keeps_every_limit(found: tuple[Path, SearchResult]) -> None:
+    run, result = found
+    assert result.is_feasible and not result.broken
+    assert result.measured["bytes"] <= 900_000 and 0 < result.measured["p95_ms"] <= 50.0
+    assert result.quality is not None and result.looked_at["trained"] == 3
+    assert (twin_folder(run / result.run, result.bits) / "quantized.safetensors").is_file()
+    assert json.loads((run / "result.json").read_text())["label"] == result.label
+    efforts = [trial["effort"] for trial in result.trials]
+    assert len(efforts) == 4 and efforts == sorted(efforts) and efforts[-1] == 1.0
+
+
+def test_the_same_measurements_lead_to_the_same_end(
+    found: tuple[Path, SearchResult], teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile
+) -> None:
+    run, result = found
+    budget, recipe = Budget(max_bytes=900_000, max_ms_p95=50.0), recipe_of(teacher[0], SHORT)
+    trained = sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/shrink.json"))
+    again = run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
+    assert json.dumps(asdict(again)) == json.dumps(asdict(result))
+    assert trained == sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/shrink.json"))
+
+
+def test_the_impossible_is_named_with_what_comes_closest(
+    teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    recipe, budget = recipe_of(teacher[0], SHORT), Budget(max_rss=1_000_000)
+    result = run_search(recipe, budget, profile, data, tmp_path, settings=SETTINGS, progress=silent, threads=1)
+    assert not result.is_feasible and result.quality is None
+    assert result.line().startswith("infeasible; closest is 1x32/32") and "resident_bytes" in result.line()
+    assert not (tmp_path / "trials").exists()
+
+
+def test_a_quality_out_of_reach_is_infeasible(
+    found: tuple[Path, SearchResult], teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile
+) -> None:
+    """The same measurements, but for qualities: the closest is named."""
+    run, result = found
+    (record,) = run.glob("measured-*.json")
+    before = record.read_text()
+    measured = json.loads(before)
+    before_keys = list(measured)
+    for label in [key.split()[1] for key in before_keys if key.startswith("cost ")]:
+        measured |= {f"quality {label} {effort}": {"quality": 0.4} for effort in ("0.500", "1.000")}
+        measured[f"final {label}"] = measured[f"cost {label}"]
+    record.write_text(json.dumps(measured))
+    recipe, budget = recipe_of(teacher[0], SHORT), Budget(max_bytes=900_000, min_quality=0.9)
+    try:
+        again = run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
+    finally:
+        record.write_text(before)
+        (run / "result.json").write_text(json.dumps(asdict(result)))
+    assert not again.is_feasible and "quality 0.400 of at least 0.900" in again.line()
+
+
+def test_energy_is_refused_where_it_is_not_measured(
+    teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    counted = {"p95_ms": profile.model.coefficients["p95_ms"]}
+    without = replace(profile, model=replace(profile.model, coefficients=counted))
+    with pytest.raises(RecipeError, match="joules"):
+        run_search(
+            recipe_of(teacher[0]), Budget(max_joules=1.0), without, data, tmp_path, settings=SETTINGS, progress=silent
+        )
+
+
+def test_a_teacher_that_saw_the_validation_rows_chooses_nothing(
+    teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    path = teacher[0] / "run.json"
+    before = path.read_text()
+    value = json.loads(before)
+    value["recipe"]["splits"] = ["train", "validation"]
+    try:
+        path.write_text(json.dumps(value))
+        with pytest.raises(DataError, match="validation split"):
+            run_search(
+                recipe_of(teacher[0]),
+                Budget(max_bytes=10**9),
+                profile,
+                data,
+                tmp_path,
+                settings=SETTINGS,
+                progress=silent,
+            )
+    finally:
+        path.write_text(before)
+
+
+def test_the_command_line_asks_for_a_profile(
+    teacher: tuple[Path, JointSummary], profile: DeviceProfile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, device = tmp_path / "recipe.toml", tmp_path / "device.json"
+    recipe.write_text(SMALLER.replace("TEACHER", str(teacher[0])))
+    write_profile(profile, device)
+    assert main(["compress", str(recipe), "--max-bytes", "1MB"]) == 1
+    assert "smallhold doctor --profile" in capsys.readouterr().err
+    words = ["compress", str(recipe), "--max-rss", "1kB", "--device", str(device), "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert "infeasible; closest is" in capsys.readouterr().out
+    assert main(["compress", str(teacher[0]), "--max-bytes", "1MB"]) == 1
+    assert "limits are for recipes" in capsys.readouterr().err

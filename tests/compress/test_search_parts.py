@@ -1,0 +1,150 @@
+"""Budget, candidates, halving: pure, so that a search can be read and replayed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallhold.compress.budget import Budget
+from smallhold.compress.bundle_size import Door, count_parameters, model_bytes
+from smallhold.compress.candidates import Candidate, candidates, shortlist
+from smallhold.compress.halving import Record, Rung, halve, rungs
+from smallhold.errors import DataError, RecipeError
+from smallhold.learn.checkpoint import load_signal_model
+from smallhold.learn.model import SignalModel
+from smallhold.learn.trunk_config import TrunkConfig
+
+TEACHER = TrunkConfig(
+    vocab_size=8264,
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=8,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+)
+
+
+def test_a_budget_counts_only_what_it_limits() -> None:
+    budget = Budget(max_bytes=1000, max_ms_p95=2.0)
+    assert budget.excess({"bytes": 500, "p95_ms": 3.0, "resident_bytes": 1e12}) == 1.5
+    assert budget.broken({"bytes": 1001, "p95_ms": 1.0}) == ["bytes 1,001 of at most 1,000"]
+    assert Budget().excess({}) == 0 and Budget().broken({}) == []
+
+
+def test_a_limit_that_the_device_does_not_measure_is_refused() -> None:
+    with pytest.raises(RecipeError, match="joules"):
+        Budget(max_joules=0.1).require_known({"bytes": 1.0, "p95_ms": 1.0})
+
+
+@pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"max_ms_p95": -0.1}, {"min_quality": 1.5}])
+def test_impossible_budgets_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match="budget"):
+        Budget(**wrong)  # type: ignore[arg-type]
+
+
+def test_every_candidate_is_a_shape_that_runtimes_run() -> None:
+    found = candidates(TEACHER, least_vocab=1000)
+    assert len(found) == len(set(found)) > 1000
+    assert Candidate(8, 192, 512, 6, 2, 8264, 8) in found
+    for candidate in found:
+        config = candidate.shape().of(TEACHER)
+        assert config.head_dim == TEACHER.head_dim
+        assert config.hidden_size % 32 == config.intermediate_size % 32 == 0
+        assert config.num_attention_heads // config.num_key_value_heads <= 3
+        assert 1000 <= config.vocab_size <= 8264
+
+
+def test_the_shortlist_sends_the_largest_of_every_depth_and_encoding() -> None:
+    found = candidates(TEACHER, least_vocab=1000)
+    size = {c: c.layers * c.hidden * c.mlp + c.vocab * c.hidden for c in found}
+    cost = {c: {"p95_ms": 1.0} for c in found}
+    chosen = shortlist(found, cost, size, count=12)
+    kinds = {(c.layers, c.bits) for c in found}
+    assert len(chosen) == len(set(chosen)) == 12
+    assert {(c.layers, c.bits) for c in chosen[: len(kinds)]} == kinds or len(kinds) > 12
+    for c in chosen[: min(12, len(kinds))]:
+        assert size[c] == max(size[other] for other in found if (other.layers, other.bits) == (c.layers, c.bits))
+    assert shortlist(found, cost, size, count=12) == chosen
+    assert shortlist([], {}, {}, count=3) == []
+
+
+@given(st.integers(1, 60), st.integers(2, 4))
+def test_rungs_shrink_and_effort_grows(count: int, eta: int) -> None:
+    levels = rungs(count, eta=eta)
+    assert levels[0].number == count and levels[-1] == Rung(1, 1.0)
+    for first, second in pairwise(levels):
+        assert first.number > second.number and first.effort <= second.effort
+
+
+def test_halving_finds_the_best_where_quality_does_not_change() -> None:
+    items = list(range(9))
+    spent = []
+
+    def quality(item: int, effort: float) -> float:
+        spent.append(effort)
+        return -abs(item - 6.2)
+
+    outcome = halve(items, rungs(9), name=str, quality=quality)
+    assert outcome.ranking[:3] == (6, 7, 5) and sorted(outcome.ranking) == items
+    assert sum(spent) == pytest.approx(3.0)
+
+
+def test_ties_keep_their_order() -> None:
+    outcome = halve(["a", "b", "c"], rungs(3), name=str, quality=lambda item, effort: 1.0)
+    assert outcome.ranking == ("a", "b", "c")
+
+
+def test_a_record_measures_once_and_survives(tmp_path: Path) -> None:
+    path, calls = tmp_path / "record.json", []
+
+    def measure() -> dict[str, float]:
+        calls.append(1)
+        return {"quality": 0.5}
+
+    record = Record.open(path)
+    assert record.get("a", measure) == record.get("a", measure) == {"quality": 0.5}
+    assert Record.open(path).get("a", measure) == {"quality": 0.5} and len(calls) == 1
+
+    def killed() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record.get("b", killed)
+    assert json.loads(path.read_text()) == {"a": {"quality": 0.5}}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": {"q": "x"}}'])
+def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"record\.json"):
+        Record.open(path)
+
+
+def test_nothing_to_halve_is_refused() -> None:
+    with pytest.raises(RecipeError, match="halving"):
+        rungs(0)
+
+
+@pytest.mark.parametrize("label", [(8, 192, 512, 6, 2, 8264), (3, 96, 160, 2, 1, 1500), (1, 32, 32, 1, 1, 1000)])
+def test_parameters_are_counted_as_torch_counts_them(label: tuple[int, ...]) -> None:
+    config = Candidate(*label, bits=8).shape().of(TEACHER)  # type: ignore[misc]
+    model = SignalModel(config, 37 * 8, 11)
+    assert count_parameters(config, Door.of(model)) == sum(p.numel() for p in model.parameters())
+    assert Door.of(model) == Door(37 * 8, 11)
+
+
+def test_bytes_of_the_committed_bundle_are_foretold_within_two_percent() -> None:
+    root = Path(__file__).resolve().parents[2]
+    model = load_signal_model(root / "models" / "base")
+    bundle = root / "models" / "hospital"
+    config = replace(model.trunk.config, vocab_size=8264)  # and the words of its tasks
+    parts = ("onnx/trunk.onnx", "gguf/trunk.gguf", "gguf/icu-risk.encoder.gguf", "tokenizer.json")
+    there = sum((bundle / part).stat().st_size for part in parts)
+    assert abs(model_bytes(config, Door.of(model), 8) / there - 1) < 0.02
