@@ -37,7 +37,7 @@ def test_the_file_is_read_back(profile: DeviceProfile, tmp_path: Path) -> None:
     assert DeviceProfile.read(path) == profile
 
 
-@pytest.mark.parametrize("damage", ["absent", "cut", "format", "config"])
+@pytest.mark.parametrize("damage", ["absent", "cut", "format", "config", "endless", "negative", "nested"])
 def test_a_damaged_file_is_refused(profile: DeviceProfile, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "profile.json"
     value = json.loads(profile.to_bytes())
@@ -45,8 +45,13 @@ def test_a_damaged_file_is_refused(profile: DeviceProfile, tmp_path: Path, damag
         value["format"] = "smallhold.device-profile/9"
     if damage == "config":
         value["measured"][0]["config"]["model_type"] = "rnn"
+    if damage == "endless":
+        value["measured"][0]["bits"] = float("inf")
+    if damage == "negative":
+        value["model"]["coefficients"]["p95_ms"][0] = -1.0
+    text = 100_000 * "[" if damage == "nested" else json.dumps(value)
     if damage != "absent":
-        path.write_text(json.dumps(value)[: 100 if damage == "cut" else None])
+        path.write_text(text[: 100 if damage == "cut" else None])
     with pytest.raises(DataError) as caught:
         DeviceProfile.read(path)
     assert str(path) in str(caught.value)
@@ -64,6 +69,23 @@ def test_a_larger_graph_takes_more_memory(tmp_path: Path) -> None:
     assert cost["wide"]["resident_bytes"] - cost["small"]["resident_bytes"] > weights
     assert cost["wide"]["p50_ms"] > cost["small"]["p50_ms"]
     assert cost["wide"]["p95_ms"] >= cost["wide"]["p50_ms"]
+
+
+def test_the_working_directory_is_no_part_of_the_measuring_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(random_graph(SMALL, 8, tmp_path))
+    (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert measure_graph(path, positions=4, decisions=4)["p50_ms"] > 0
+
+
+def test_a_profile_that_cannot_be_written_is_refused_before_the_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--profile", str(tmp_path)]) == 1
+    assert "expected a file that can be written" in capsys.readouterr().err
 
 
 def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from smallhold.compress.device_profile import DeviceProfile, measure_device, wri
 from smallhold.compress.quantize import twin_folder
 from smallhold.compress.search import SearchResult, SearchSettings, run_search
 from smallhold.errors import DataError, RecipeError
+from smallhold.sectors.hospital.simulator import simulate_ward, write_ward
 from smallhold.teach.joint import JointSummary
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,24 @@ def test_the_impossible_is_named_with_what_comes_closest(
     assert not (tmp_path / "trials").exists()
 
 
+def test_other_data_and_other_machines_share_no_measurement(
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_ward(simulate_ward(300, 1, 48), tmp_path / "other" / "simulated_ward")
+    recipe, budget, run = recipe_of(teacher[0], SHORT), Budget(max_rss=1_000_000), tmp_path / "run"
+    monkeypatch.setattr("smallhold.compress.search.machine", lambda: "elsewhere")  # costs are foretold there
+    for place, records in ((data, 1), (tmp_path / "other", 2)):
+        result = run_search(recipe, budget, profile, place, run, settings=SETTINGS, progress=silent, threads=1)
+        assert not result.is_measured_here and len(list(run.glob("measured-*.json"))) == records
+    monkeypatch.undo()
+    result = run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
+    assert result.is_measured_here and result.measured != result.predicted
+
+
 def test_a_quality_out_of_reach_is_infeasible(
     found: tuple[Path, SearchResult], teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile
 ) -> None:
@@ -103,6 +122,24 @@ def test_energy_is_refused_where_it_is_not_measured(
         )
 
 
+def test_energy_that_only_the_profile_counts_is_refused(
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The profile's owner may read the processor's counter, and whoever searches may not."""
+    costs = {"p50_ms": 1.0, "p95_ms": 1.0, "resident_bytes": 10**7, "joules": None}
+    monkeypatch.setattr("smallhold.compress.search.measure_graph", lambda *_, **__: costs)
+    counted = profile.model.coefficients | {"joules": profile.model.coefficients["p95_ms"]}
+    knows = replace(profile, model=replace(profile.model, coefficients=counted))
+    with pytest.raises(RecipeError, match="joules"):
+        run_search(
+            recipe_of(teacher[0]), Budget(max_joules=9e9), knows, data, tmp_path, settings=SETTINGS, progress=silent
+        )
+
+
 def test_a_teacher_that_saw_the_validation_rows_chooses_nothing(
     teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile, tmp_path: Path
 ) -> None:
@@ -122,12 +159,21 @@ def test_a_teacher_that_saw_the_validation_rows_chooses_nothing(
                 settings=SETTINGS,
                 progress=silent,
             )
+        assert not list(tmp_path.iterdir())  # before anything was measured, and before anything would be trained
+        recipe = tmp_path / "recipe.toml"
+        recipe.write_text(SMALLER.replace("TEACHER", str(teacher[0])))
+        words = ["compress", str(recipe), "--data", str(data), "--out", str(tmp_path / "run"), "--pictures"]
+        assert main(words) == 1 and not (tmp_path / "run").exists()
     finally:
         path.write_text(before)
 
 
 def test_the_command_line_asks_for_a_profile(
-    teacher: tuple[Path, JointSummary], profile: DeviceProfile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe, device = tmp_path / "recipe.toml", tmp_path / "device.json"
     recipe.write_text(SMALLER.replace("TEACHER", str(teacher[0])))
@@ -135,7 +181,7 @@ def test_the_command_line_asks_for_a_profile(
     assert main(["compress", str(recipe), "--max-bytes", "1MB"]) == 1
     assert "smallhold doctor --profile" in capsys.readouterr().err
     words = ["compress", str(recipe), "--max-rss", "1kB", "--device", str(device), "--out", str(tmp_path / "run")]
-    assert main(words) == 1
+    assert main([*words, "--data", str(data)]) == 1
     assert "infeasible; closest is" in capsys.readouterr().out
     assert main(["compress", str(teacher[0]), "--max-bytes", "1MB"]) == 1
     assert "limits are for recipes" in capsys.readouterr().err

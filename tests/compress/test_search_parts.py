@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smallhold.cli.main import main
 from smallhold.compress.budget import Budget
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes
 from smallhold.compress.candidates import Candidate, candidates, shortlist
@@ -42,10 +43,37 @@ def test_a_limit_that_the_device_does_not_measure_is_refused() -> None:
         Budget(max_joules=0.1).require_known({"bytes": 1.0, "p95_ms": 1.0})
 
 
-@pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"max_ms_p95": -0.1}, {"min_quality": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_bytes": -1}, {"max_ms_p95": -0.1}, {"max_ms_p95": float("nan")}, {"min_quality": 1.5}]
+)
 def test_impossible_budgets_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match="budget"):
         Budget(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max-bytes", "0"], "--max-bytes: expected more than 0, got 0"),
+        (["--max-ms-p95", "nan"], "--max-ms-p95: expected more than 0, got nan"),
+        (["--min-quality", "-1"], "--min-quality: expected more than 0"),
+        (["--device", "device.json"], "--device: a search needs a limit"),
+    ],
+)
+def test_limits_that_limit_nothing_start_nothing(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compress", "hospital-small", *words]) == 1
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", ["1e400MB", "nanMB", "4mb", ""])
+def test_what_is_no_number_of_bytes_is_wrong_usage(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", "hospital-small", "--max-bytes", size])
+    assert ended.value.code == 2 and "expected bytes such as 4000000 or 4MB" in capsys.readouterr().err
 
 
 def test_every_candidate_is_a_shape_that_runtimes_run() -> None:
@@ -117,6 +145,13 @@ def test_a_record_measures_once_and_survives(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         record.get("b", killed)
     assert json.loads(path.read_text()) == {"a": {"quality": 0.5}}
+
+
+def test_two_searches_in_one_folder_lose_nothing(tmp_path: Path) -> None:
+    one, other = (Record.open(tmp_path / "record.json") for _ in range(2))
+    one.get("a", lambda: {"quality": 0.5})
+    other.get("b", lambda: {"quality": 0.6})
+    assert set(Record.open(tmp_path / "record.json").values) == {"a", "b"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": {"q": "x"}}'])

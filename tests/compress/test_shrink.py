@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.compress.taught_ward import SMALLER, recipe_of, silent
 from smallhold.bundle.assemble import build_bundle
 from smallhold.cli.main import main
 from smallhold.compress.quantize import twin_folder
-from smallhold.compress.shrink import plan_shrink, run_shrink
+from smallhold.compress.shrink import _take_over, plan_shrink, run_shrink
 from smallhold.compress.shrink_recipe import ShrinkRecipe, read_shrink_recipe
 from smallhold.decide.local import open_bundle
 from smallhold.errors import DataError, RecipeError
@@ -147,6 +148,9 @@ def test_a_dry_run_writes_nothing(
         (("[shape]", "[rounding]\nbits = 3\n[shape]"), RecipeError, "bits"),
         (("[shape]", '[rounding]\nmethod = "magic"\n[shape]'), RecipeError, "method"),
         (("[shape]", "[healing]\nepochs = 0.0\n[shape]"), RecipeError, "healing"),
+        (("[shape]", "[healing]\nepochs = inf\n[shape]"), RecipeError, "finite"),
+        (('name = "small-ward"', 'name = "../ward"'), RecipeError, "name: expected letters"),
+        (("calibration", 'version = "one"\ncalibration'), RecipeError, "version"),
     ],
 )
 def test_impossible_recipes_are_refused(
@@ -161,6 +165,37 @@ def test_impossible_recipes_are_refused(
     with pytest.raises(error, match=says):
         run_shrink(parse_toml(ShrinkRecipe, text, where="test"), data, tmp_path / "run", progress=silent, threads=1)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_another_run_s_folder_is_left_alone(teacher: tuple[Path, JointSummary], data: Path) -> None:
+    before = sorted(teacher[0].rglob("*"))
+    with pytest.raises(DataError, match="not made by"):
+        run_shrink(recipe_of(teacher[0]), data, teacher[0], progress=silent, threads=1)
+    assert sorted(teacher[0].rglob("*")) == before
+
+
+def test_a_teacher_without_its_vocabulary_is_refused(
+    teacher: tuple[Path, JointSummary], data: Path, tmp_path: Path
+) -> None:
+    half = shutil.copytree(teacher[0], tmp_path / "half")
+    (half / "checkpoint" / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
+        run_shrink(recipe_of(half), data, tmp_path / "run", progress=silent, threads=1)
+
+
+def test_what_is_taken_over_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    source, target = tmp_path / "trees", tmp_path / "taken"
+    _take_over(source, target)
+    assert not target.exists()
+    source.mkdir()
+    (source / "a.npz").write_bytes(b"a")
+    (source / "b.npz").symlink_to("nowhere")  # copying ends here
+    with pytest.raises(OSError, match=r"b\.npz"):
+        _take_over(source, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["trees"]
+    (source / "b.npz").unlink()
+    _take_over(source, target)
+    assert (target / "a.npz").read_bytes() == b"a"
 
 
 def test_the_shipped_recipe_is_an_eighth() -> None:

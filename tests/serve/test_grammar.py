@@ -93,6 +93,7 @@ def test_logprobs_are_those_of_the_model_and_not_of_the_grammar(service):
         (Form("json_schema", {"$ref": "http://example.org/schema"}), "does not fetch"),
         (Form("json_schema", {"type": "number", "minimum": 5, "maximum": 3}), "Unsatisfiable"),
         (Form("json_schema", {"not": {}, "x-guidance": {"lenient": True}}), "x-guidance"),
+        (Form("json_schema", json.loads('{"items":' * 400 + "{}" + "}" * 400)), "cannot be used: recursion limit"),
         (Form("regex", "(a|b"), "cannot be used"),
         (Form("grammar", "start: nothing"), "cannot be used"),
         (Form("grammar", "%%%"), "cannot be used"),

@@ -114,6 +114,8 @@ def test_the_forms_of_an_answer(given, form):
         ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "colour", "not known"),
         ({"temperature": 2.1}, "temperature", "from 0 to 2, got 2.1"),
         ({"temperature": "0"}, "temperature", "expected a number"),
+        ({"temperature": 10**400}, "temperature", "from 0 to 2, got 1000"),
+        ({"temperature": float("nan")}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "got true"),
         ({"top_p": -0.1}, "top_p", "from 0 to 1"),
         ({"n": 0}, "n", "from 1 to 8"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
-from smallhold.errors import InputError
+from smallhold.errors import InputError, MissingExtraError
 
 EXAMPLE = "smallhold compress hospital-small --out runs/hospital-small"
+_LIMITS = ("max_bytes", "max_ms_p95", "max_rss", "max_joules", "min_quality")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
     budget = parser.add_argument_group("search by budget", "any of these looks for the best shape within the limits")
-    budget.add_argument("--max-bytes", type=_bytes, default=0, metavar="N", help="of the bundle; 4MB is 4,000,000")
-    budget.add_argument("--max-ms-p95", type=float, default=0.0, metavar="MS", help="processor time of one decision")
-    budget.add_argument("--max-rss", type=_bytes, default=0, metavar="N", help="resident set of a process that decides")
-    budget.add_argument("--max-joules", type=float, default=0.0, metavar="J", help="energy of one decision")
+    budget.add_argument("--max-bytes", type=_bytes, metavar="N", help="of the bundle; 4MB is 4,000,000")
+    budget.add_argument("--max-ms-p95", type=float, metavar="MS", help="processor time of one decision")
+    budget.add_argument("--max-rss", type=_bytes, metavar="N", help="resident set of a process that decides")
+    budget.add_argument("--max-joules", type=float, metavar="J", help="energy of one decision")
     budget.add_argument(
-        "--min-quality", type=float, default=0.0, metavar="SHARE", help="of the teacher's gain over the simple thing"
+        "--min-quality", type=float, metavar="SHARE", help="of the teacher's gain over the simple thing"
     )
     budget.add_argument(
         "--device", type=Path, metavar="FILE", help="profile of the device: smallhold doctor --profile FILE"
@@ -56,15 +59,22 @@ def run(args: argparse.Namespace) -> int:
     """Do it, and say what came of it."""
     if args.threads < 1:
         raise InputError(f"--threads: expected at least 1, got {args.threads}")
-    is_limited = any((args.max_bytes, args.max_ms_p95, args.max_rss, args.max_joules, args.min_quality))
+    limits = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    for name, value in limits.items():
+        if not value > 0:
+            raise InputError(f"--{name.replace('_', '-')}: expected more than 0, got {value}")
+    if args.device is not None and not limits:
+        raise InputError("--device: a search needs a limit", hint="--max-bytes 4MB, for example")
     if Path(args.source).is_dir():
-        if is_limited:
+        if limits:
             raise InputError("limits are for recipes: a run that is there has its shape")
         return _quantize(args, Path(args.source))
-    return _search(args) if is_limited else _shrink(args)
+    if args.pictures and find_spec("matplotlib") is None:  # known now, not after the training
+        raise MissingExtraError("matplotlib", "report", "--pictures")
+    return _search(args, limits) if limits else _shrink(args)
 
 
-def _search(args: argparse.Namespace) -> int:
+def _search(args: argparse.Namespace, limits: dict[str, Any]) -> int:
     from smallhold.compress.budget import Budget
     from smallhold.compress.device_profile import DeviceProfile
     from smallhold.compress.search import SearchSettings, run_search
@@ -76,8 +86,7 @@ def _search(args: argparse.Namespace) -> int:
         raise InputError(f"--candidates: expected at least 1, got {args.candidates}")
     if args.dry_run:
         raise InputError("--dry-run: a search says what it does as it goes; it is for recipes without limits")
-    limits = ("max_bytes", "max_ms_p95", "max_rss", "max_joules", "min_quality")
-    budget = Budget(**{name: getattr(args, name) for name in limits})
+    budget = Budget(**limits)
     out = args.out or Path("runs") / f"{Path(args.source).stem}-search"
     progress = ProgressBar()
     try:
@@ -110,15 +119,19 @@ def _search(args: argparse.Namespace) -> int:
 
 def _bytes(text: str) -> int:
     """A number of bytes, with kB, MB or GB behind it or not."""
-    for suffix, factor in (("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)):
-        if text.endswith(suffix):
-            return round(float(text.removesuffix(suffix)) * factor)
-    return int(text)
+    try:
+        for suffix, factor in (("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)):
+            if text.endswith(suffix):
+                return round(float(text.removesuffix(suffix)) * factor)
+        return int(text)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"expected bytes such as 4000000 or 4MB, got {text!r}") from error
 
 
 def _shrink(args: argparse.Namespace) -> int:
-    from smallhold.compress.shrink import plan_shrink, run_shrink
+    from smallhold.compress.shrink import plan_shrink, recipe_of_teacher, run_shrink
     from smallhold.compress.shrink_recipe import read_shrink_recipe
+    from smallhold.compress.student_quality import ValidationRows
 
     recipe = read_shrink_recipe(args.source)
     plan = plan_shrink(recipe)
@@ -129,15 +142,16 @@ def _shrink(args: argparse.Namespace) -> int:
             print("\n".join(plan.lines()))
         return 0
     out = args.out or Path("runs") / Path(args.source).stem
+    rows = ValidationRows.of(recipe_of_teacher(Path(recipe.teacher))[1], args.data) if args.pictures else None
     progress = ProgressBar()
     try:
         summary = run_shrink(recipe, args.data, out, progress=progress, threads=args.threads)
     finally:
         progress.close()
-    if args.pictures:
+    if rows is not None:
         from smallhold.compress.pictures import draw_steps
 
-        draw_steps(out, recipe, args.data)
+        draw_steps(out, recipe, rows)
         note(f"pictures: {out / 'waterfall.png'}")
     if args.json:
         print_json({"run": str(out), **asdict(summary)})

@@ -11,7 +11,7 @@ from typing import Any
 
 from smallhold.cli.options import home_of
 from smallhold.cli.output import ProgressBar, next_commands, print_json
-from smallhold.errors import DataError, SmallholdError
+from smallhold.errors import DataError, InputError, SmallholdError
 from smallhold.version import __version__
 
 EXAMPLE = "smallhold doctor"
@@ -89,6 +89,9 @@ def _profile(args: argparse.Namespace) -> int:
     """Measure graphs of many shapes and write what was learned."""
     from smallhold.compress.device_profile import measure_device, write_profile
 
+    args.profile.parent.mkdir(parents=True, exist_ok=True)
+    if args.profile.is_dir() or not os.access(args.profile.parent, os.W_OK):  # known now, not after the minute
+        raise InputError(f"--profile {args.profile}: expected a file that can be written")
     progress = ProgressBar()
     try:
         profile = measure_device(progress=progress)
@@ -106,7 +109,7 @@ def _profile(args: argparse.Namespace) -> int:
         print(f"{name:15} nine graphs in ten were foretold within {error:.0%} by a model that had not seen them")
     if "joules" not in errors:
         print("joules          this machine does not count energy, or not for this user")
-    next_commands(f"smallhold compress RECIPE --device {args.profile}")
+    next_commands(f"smallhold compress RECIPE --device {args.profile} --max-bytes 4MB")
     return 0
 
 

@@ -22,7 +22,7 @@ VERBS: dict[str, str] = {
     "demo": "Run everything once, from raw readings to a signed, explained, journalled decision",
     "data": "List the data sets that are known, and say where to get one",
     "teach": "Train a small model from a recipe",
-    "compress": "Quantize a checkpoint to 8 bits",
+    "compress": "Make a model smaller: by a recipe, to a budget, or by rounding",
     "bundle": "Build, sign, verify or inspect a bundle",
     "device": "Make a device's home, install a signed bundle, roll it back, show what runs",
     "decide": "Ask a bundle for one decision",

@@ -29,7 +29,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Refuse limits that nothing meets."""
         for name, value in asdict(self).items():
-            if value < 0:
+            if not value >= 0:  # and what is not a number
                 raise RecipeError(f"budget.{name}: expected 0 or more, got {value}")
         if self.min_quality > 1:
             raise RecipeError(

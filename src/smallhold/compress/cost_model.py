@@ -95,6 +95,8 @@ class CostModel:
             raise DataError(f"cost model: malformed: {error!r}") from error
         if any(len(numbers) != len(_FEATURES) for numbers in coefficients.values()) or set(errors) != set(coefficients):
             raise DataError("cost model: malformed: coefficients and errors do not belong together")
+        if not all(0 <= x < np.inf for numbers in (*coefficients.values(), *errors.values()) for x in numbers):
+            raise DataError("cost model: malformed: expected finite numbers, none negative")
         return cls(coefficients, errors)
 
 

@@ -106,7 +106,7 @@ class DeviceProfile:
         try:
             value: dict[str, Any] = json.loads(path.read_bytes())
             if value["format"] != FORMAT:
-                raise DataError(f"{path}: expected the format {FORMAT}, got {value['format']!r}", hint=advice)
+                raise DataError(f"expected the format {FORMAT}, got {value['format']!r}")
             measured = tuple(
                 Measured(
                     config_from_json(item["config"]),
@@ -118,9 +118,11 @@ class DeviceProfile:
             )
             model = CostModel.from_json(value["model"])
             return cls(str(value["machine"]), str(value["runtime"]), str(value["measured_at"]), measured, model)
+        except DataError as error:
+            raise DataError(f"{path}: {error}", hint=advice) from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}", hint=advice) from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, RecipeError) as error:
             raise DataError(f"{path}: truncated or malformed: {error!r}", hint=advice) from error
 
 

@@ -90,7 +90,8 @@ class Record:
     def get(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What was measured under this key, or a new measurement, written down before it is returned."""
         if key not in self.values:
-            self.values[key] = measure()
+            found = measure()
+            self.values = Record.open(self.path).values | {key: found}  # another search may have written meanwhile
             write_durably(self.path, [json.dumps(self.values, indent=1, sort_keys=True).encode()], mode=0o644)
         return self.values[key]
 

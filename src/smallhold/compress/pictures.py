@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from smallhold.compress.bundle_size import Door, model_bytes, rest_bytes
 from smallhold.compress.quantize import twin_folder
-from smallhold.compress.shrink import recipe_of_teacher
 from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import ValidationRows, measure_gain
 from smallhold.device.durable_file import write_durably
@@ -38,14 +37,13 @@ class Step:
     bundle_bytes: int
 
 
-def draw_steps(run: Path, recipe: ShrinkRecipe, data_dir: Path | None) -> list[Step]:
+def draw_steps(run: Path, recipe: ShrinkRecipe, rows: ValidationRows) -> list[Step]:
     """Measure what each step of a run left; write `steps.json` and `waterfall.png` beside it.
 
     Raises:
-        DataError: the run is not finished, a data set is missing, or the teacher has seen the validation rows.
+        DataError: the run is not finished.
         MissingExtraError: matplotlib is not installed.
     """
-    rows = ValidationRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
     steps = measure_steps(run, recipe, rows)
     content = json.dumps([asdict(step) for step in steps], indent=1).encode()
     write_durably(run / "steps.json", [content], mode=0o644)

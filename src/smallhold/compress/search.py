@@ -37,6 +37,7 @@ from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
 from smallhold.learn.trunk_config import TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
+from smallhold.teach.model_teacher import ModelTeacher
 
 Progress = Callable[[str, int, int], None]
 _POSITIONS, _DECISIONS = 48, 200
@@ -124,15 +125,18 @@ def run_search(
         threads: Threads of torch.
 
     Raises:
-        DataError: the teacher's run or a data set is missing.
+        DataError: the teacher's run or a data set is missing, or the teacher has seen the validation rows.
         RecipeError: a limit on what the device does not measure.
         InterruptedRun: stopped on request.
     """
     space = _Space.of(recipe, profile)
     budget.require_known({"bytes": 0, **space.foretell(space.all[0])})
-    # What was measured holds for any budget: only teacher, healing, rounding and device matter.
+    rows = ValidationRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
+    # What was measured holds for any budget: only teacher, data, healing, rounding, device and this machine matter,
+    # for on another machine than the profile's costs are foretold.
     weights = sha256_hex((Path(recipe.teacher) / CHECKPOINT_FOLDER / "model.safetensors").read_bytes())
-    claim = sha256_hex(canonical_json([recipe.digest, weights, profile.machine, profile.measured_at]))
+    device = [profile.machine, profile.measured_at, machine()]
+    claim = sha256_hex(canonical_json([recipe.digest, weights, rows.data_digest, *device]))
     record = Record.open(run / f"measured-{claim[:12]}.json")
     run.mkdir(parents=True, exist_ok=True)
 
@@ -146,6 +150,7 @@ def run_search(
     measured = {}
     for number, candidate in enumerate(chosen):
         measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
+        budget.require_known(measured[candidate])  # who profiled the device may have been allowed to count more
         progress("measuring shapes", number + 1, len(chosen))
     within = [candidate for candidate in chosen if budget.excess(measured[candidate]) <= 1][: settings.trained]
     looked_at = {"foretold": len(space.all), "measured": len(chosen), "trained": len(within)}
@@ -166,7 +171,7 @@ def run_search(
         )
         return _written(result, run)
 
-    trials = _Trials(recipe, data_dir, run, record, progress, threads)
+    trials = _Trials(recipe, data_dir, rows, run, record, progress, threads)
     levels = rungs(len(within), least_effort=settings.least_effort, eta=settings.eta)
     outcome = halve(within, levels, name=Candidate.label, quality=trials.quality)
     ends: list[SearchResult] = []
@@ -174,6 +179,7 @@ def run_search(
         quality = trials.quality(candidate, 1.0)
         folder = trials.folder(candidate, 1.0)
         cost = record.get(f"final {candidate.label()}", partial(space.measure, candidate, folder))
+        budget.require_known(cost)
         broken = budget.broken(cost)
         if quality < budget.min_quality:
             broken.append(f"quality {quality:.3f} of at least {budget.min_quality:.3f}")
@@ -219,8 +225,7 @@ class _Space:
         run = Path(recipe.teacher)
         model = load_signal_model(run / CHECKPOINT_FOLDER)
         config = model.trunk.config
-        form = json.loads((run / CHECKPOINT_FOLDER / "tokenizer.json").read_text())
-        least = 256 + len(form["added_tokens"])
+        least = 256 + len(ModelTeacher(run).tokenizer.get_added_tokens_decoder())
         bits = (8, 4) if recipe.rounding.bits == 8 else (recipe.rounding.bits,)
         found = candidates(config, least_vocab=min(config.vocab_size, least), bits=bits)
         return cls(recipe, profile, config, Door.of(model), rest_bytes(run), found, profile.machine == machine())
@@ -260,15 +265,14 @@ class _Trials:
 
     recipe: ShrinkRecipe
     data_dir: Path | None
+    rows: ValidationRows
     run: Path
     record: Record
     progress: Progress
     threads: int
 
     def __post_init__(self) -> None:
-        teacher = Path(self.recipe.teacher)
-        self.rows = ValidationRows.of(recipe_of_teacher(teacher)[1], self.data_dir)
-        self.gain = measure_gain(teacher, self.rows)
+        self.gain = measure_gain(Path(self.recipe.teacher), self.rows)
 
     def folder(self, candidate: Candidate, effort: float) -> Path:
         """Where a candidate's run lies."""

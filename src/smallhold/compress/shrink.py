@@ -10,6 +10,7 @@ the teacher's; beside it lie::
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
 from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.trim_vocabulary import count_tokens, trim_model, trim_tokenizer
-from smallhold.decide.task import BOS, Task
+from smallhold.decide.task import BOS
 from smallhold.decide.words import WordSpec
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
@@ -164,12 +165,13 @@ def run_shrink(
     digest = sha256_hex(weights.read_bytes())
     model = load_signal_model(teacher / CHECKPOINT_FOLDER)
     recipe.shape.of(model.trunk.config)  # refuses an impossible shape before anything is written
+    if (run / "identity.json").exists() and not (run / "pruned" / "identity.json").exists():
+        raise DataError(f"{run}: holds a run that was not made by `smallhold compress`", hint="choose another --out")
     claim_folder(run / "pruned", {"recipe": recipe.digest, "teacher": digest, "versions": library_versions()})
     if not (run / "pruned" / "kept.json").exists():
         _prune(recipe, teacher_recipe, taught, model, data_dir, run, progress)
     for part in ("teacher", "ngrams"):  # trees and n-grams are small, and stay as they are
-        if (teacher / part).is_dir() and not (run / part).exists():
-            shutil.copytree(teacher / part, run / part)
+        _take_over(teacher / part, run / part)
     summary = run_joint(
         recipe.healed(teacher_recipe, run / "pruned"),
         data_dir,
@@ -212,6 +214,19 @@ def _teacher(recipe: ShrinkRecipe, run: Path, answers: Path) -> ModelTeacher | N
     return ModelTeacher(run, healing.teacher_weight, healing.temperature, keep=answers)
 
 
+def _take_over(source: Path, target: Path) -> None:
+    """Copy a folder that may be absent; the copy appears whole or not at all."""
+    if target.exists() or not source.is_dir():
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.copytree(source, partial)
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def _prune(
     recipe: ShrinkRecipe,
     teacher_recipe: JointRecipe,
@@ -223,7 +238,7 @@ def _prune(
 ) -> None:
     """Write `pruned/`: vocabulary first, then depth, then width, each measured on what the step before left."""
     shape, folder = recipe.shape, run / "pruned"
-    tokenizer = Tokenizer.from_file(str(Path(recipe.teacher) / CHECKPOINT_FOLDER / "tokenizer.json"))
+    tokenizer = ModelTeacher(Path(recipe.teacher)).tokenizer
     texts = list(_training_texts(teacher_recipe, data_dir))
     progress("pruning", 0, 3)
     if shape.vocab_size:
@@ -285,8 +300,7 @@ def _calibration(
     tokens = _windows(tokenizer, texts, recipe.calibration_windows)
     if not teacher_recipe.signal:
         return CalibrationSet(tokens=tokens), {}
-    path = Path(recipe.teacher) / "tasks" / f"{teacher_recipe.signal[0].task}.json"
-    signal = Task.from_bytes(path.read_bytes()).signal
+    signal = ModelTeacher(Path(recipe.teacher)).task(teacher_recipe.signal[0].task).signal
     known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
     stays = icu_risk.split(known, Split.TRAIN)
     chosen = [stays[i] for i in _evenly(len(stays), recipe.calibration_windows)]

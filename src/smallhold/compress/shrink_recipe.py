@@ -9,7 +9,8 @@ from smallhold.errors import RecipeError
 from smallhold.learn.trunk_config import TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.joint_recipe import JointRecipe
-from smallhold.teach.recipe_file import parse_tables, parse_toml, read_recipe_text
+from smallhold.teach.recipe import BundleChoice
+from smallhold.teach.recipe_file import parse_toml, read_recipe_text
 
 METHODS = ("round", "gptq", "qat")
 
@@ -120,7 +121,8 @@ class ShrinkRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a calibration that sees nothing."""
+        """Refuse a calibration that sees nothing, and what could not be bundled in the end."""
+        BundleChoice(name=self.name, version=self.version)
         if self.calibration_windows < 8:
             raise RecipeError(f"calibration_windows: expected at least 8, got {self.calibration_windows}")
 
@@ -166,12 +168,3 @@ def read_shrink_recipe(name_or_path: str | Path) -> ShrinkRecipe:
         RecipeError: see `teach.recipe_file`.
     """
     return parse_toml(ShrinkRecipe, read_recipe_text(name_or_path), where=str(name_or_path))
-
-
-def is_shrinking(name_or_path: str | Path) -> bool:
-    """Whether a recipe names a teacher, and so makes a model smaller.
-
-    Raises:
-        RecipeError: no such recipe, or not TOML.
-    """
-    return "teacher" in parse_tables(read_recipe_text(name_or_path), where=str(name_or_path))

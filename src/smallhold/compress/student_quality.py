@@ -6,7 +6,7 @@ both read from the trunk alone, with the weights as they will ship. A share of 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from smallhold.errors import DataError
 from smallhold.evaluate.bedside_scores import scores_at
 from smallhold.evaluate.metrics import auroc, macro_f1
+from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.sectors.tasks import find_task
 from smallhold.sectors.text_task import TextExample, load_examples, split
+from smallhold.teach.joint import digest_examples
 from smallhold.teach.joint_recipe import JointRecipe
 from smallhold.teach.model_teacher import ModelTeacher
 from smallhold.teach.signal_task import signal_inputs
+from smallhold.teach.train import digest_stays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,33 +36,46 @@ class ValidationRows:
     Attributes:
         stays: Patients with a known outcome; empty without a signal task.
         texts: Task to its examples and choices.
+        data_digest: Of these rows and of those that students learn from: what was measured on others says nothing.
     """
 
     stays: list[Stay]
     texts: dict[str, tuple[list[TextExample], tuple[str, ...]]]
+    data_digest: str
 
     @classmethod
     def of(cls, recipe: JointRecipe, data_dir: Path | None) -> ValidationRows:
         """The validation split of every task that the trunk learns.
 
         Raises:
-            DataError: a data set is missing, or the recipe has trained on its validation split.
+            DataError: a data set is missing, its validation split has one outcome alone, or the recipe has trained on
+                its validation split.
         """
         if Split.VALIDATION.value in recipe.splits:
             raise DataError(
                 "the teacher was trained on the validation split, so no student can be chosen on it",
                 hint='teach it again with splits = ["train"]',
             )
-        stays = []
+        stays, texts, digests = [], {}, []
         if recipe.signal:
             known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
             stays = icu_risk.split(known, Split.VALIDATION)
-        texts = {}
+            digests += [digest_stays(icu_risk.split(known, Split.TRAIN)), digest_stays(stays)]
+            _require_two({stay.died for stay in stays}, icu_risk.NAME)
         for lesson in recipe.text:
+            task = find_task(lesson.task, recipe.sector)
+            everything = load_examples(task, data_dir)
+            digests += [digest_examples(split(everything, part)) for part in (Split.TRAIN, Split.VALIDATION)]
             if lesson.epochs:
-                task = find_task(lesson.task, recipe.sector)
-                texts[task.name] = (split(load_examples(task, data_dir), Split.VALIDATION), task.choices)
-        return cls(stays, texts)
+                examples = split(everything, Split.VALIDATION)
+                texts[task.name] = (examples, task.choices)
+                _require_two({example.label for example in examples}, task.name)
+        return cls(stays, texts, sha256_hex(canonical_json(digests)))
+
+
+def _require_two(outcomes: Collection[object], task: str) -> None:
+    if len(outcomes) < 2:
+        raise DataError(f"task {task}: expected validation rows with at least two outcomes, got {len(outcomes)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ def measure_graph(graph: Path, *, positions: int, decisions: int, timeout_second
     Raises:
         BackendError: the fresh process failed, or took longer.
     """
-    words = [sys.executable, "-m", "smallhold.evaluate.graph_cost", str(graph), str(positions), str(decisions)]
+    # -P: a `json.py` in the working directory is no part of Python.
+    words = [sys.executable, "-P", "-m", "smallhold.evaluate.graph_cost", str(graph), str(positions), str(decisions)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_seconds, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:

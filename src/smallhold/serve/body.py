@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -63,7 +62,7 @@ class Body:
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """A number within [low, high]."""
         value = self.take(name, (float, int), default)
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:
             raise self.error(name, f"expected a number from {low:g} to {high:g}, got {_shown(value)}")
         return float(value)
 

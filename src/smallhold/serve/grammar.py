@@ -46,7 +46,10 @@ class Matcher:
         """
         if not vocabulary.ends:
             raise RequestError("response_format: this bundle's tokenizer has no token that ends a text", param=_PARAM)
-        grammar = _grammar_of(form)
+        try:
+            grammar = _grammar_of(form)
+        except ValueError as error:  # a schema that is nested too deeply
+            raise RequestError(f"response_format: {form.kind} cannot be used: {error}", param=_PARAM) from error
         if len(grammar) > MOST_CHARACTERS:
             problem = f"response_format: expected at most {MOST_CHARACTERS} characters, got {len(grammar)}"
             raise RequestError(problem, param=_PARAM)

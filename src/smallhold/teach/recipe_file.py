@@ -5,6 +5,7 @@ A key that no class knows is refused with the nearest one.
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
@@ -62,7 +63,7 @@ def parse_tables(text: str, *, where: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe {where}: not valid TOML: {error}") from error
 
 
@@ -94,9 +95,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where}: expected a list, got {value!r}")
         return tuple(_typed(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is float and type(value) in (int, float):
+        # TOML knows inf and nan; a limit that is not a number would hold nothing back.
+        if not abs(value) <= sys.float_info.max:
+            raise RecipeError(f"{where}: expected a finite number, got {value}")
         return float(value)
     if type(value) is not hint:
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
-    if hint is int and value < 0:
-        raise RecipeError(f"{where}: expected a number of 0 or more, got {value}")
+    if hint is int and not 0 <= value < 2**63:  # TOML promises 64 bits, and no seed has more
+        raise RecipeError(f"{where}: expected a number of 0 or more{', below 2^63' if value > 0 else ''}, got {value}")
     return value

@@ -180,6 +180,7 @@ def test_both_forms_of_log_probabilities_are_read():
         {"content": None},
         {"content": [{"token": "a"}]},
         {"tokens": ["a"], "token_logprobs": []},
+        {"tokens": ["a"], "token_logprobs": [10**400]},
         3,
     ):
         assert read_pieces(wrong) is None

@@ -224,8 +224,11 @@ def test_a_server_that_counts_more_than_the_bound_is_named(ask, teacher):
     assert ask.spend.tokens == Tokens(99999, 5)
 
 
-def test_a_server_that_does_not_count_costs_the_bound(ask, teacher):
-    teacher.script = ['json:{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": -4}}']
+@pytest.mark.parametrize(
+    "usage", ['{"prompt_tokens": -4}', '{"prompt_tokens": 1' + 30 * "0" + ', "completion_tokens": 1}', "[]", "null"]
+)
+def test_a_server_that_does_not_count_costs_the_bound(ask, teacher, usage):
+    teacher.script = ['json:{"choices": [{"message": {"content": "x"}}], "usage": ' + usage + "}"]
     ask([question()])
     assert dict(ask.events) == {"usage_not_told": 1}
     assert ask.spend.tokens == question().bound

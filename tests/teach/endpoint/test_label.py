@@ -60,6 +60,15 @@ def test_running_again_asks_nothing_and_writes_the_same(run, teacher, tmp_path):
     assert (len(teacher.seen), (tmp_path / "out" / "labels.jsonl").read_bytes()) == (asked, first)
 
 
+def test_half_a_character_in_the_name_of_a_model_spoils_nothing(run, teacher, tmp_path):
+    teacher.script = [
+        'json:{"choices": [{"message": {"content": "{\\"label\\": \\"access\\"}"}}], "model": "m\\ud800"}'
+    ]
+    done = run("[rows]\nmost = 1\n")
+    assert done.code == 0, done.err
+    assert manifest_of(tmp_path / "out")["answered_by"] == ["m?"]
+
+
 def test_a_test_row_is_never_sent(run, desk, teacher):
     from smallhold.sectors.splits import split_of
     from smallhold.sectors.text_task import normalised_text

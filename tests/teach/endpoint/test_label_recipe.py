@@ -52,6 +52,13 @@ def test_the_shipped_recipe_parses_and_asks_github_models():
         ("[pace]\ntotal_seconds = 0\n", r"deadlines above 0"),
         ("[pace]\nread_seconds = 7200\n", r"up to 3600"),
         ("[pace]\nretries = 3\n", r"unknown key 'retries'"),
+        ("[pace]\ntotal_seconds = nan\n", r"pace, total_seconds: expected a finite number, got nan"),
+        ("money = nan\nprompt_price = 1.0\ncompletion_price = 1.0\n", r"cap, money: expected a finite number, got nan"),
+        (
+            "money = 1.0\nprompt_price = inf\ncompletion_price = 1.0\n",
+            r"prompt_price: expected a finite number",
+        ),
+        (f"[ask]\nseed = {2**63}\n", r"ask, seed: expected a number of 0 or more, below 2\^63"),
     ],
 )
 def test_an_impossible_recipe_is_refused_before_anything_is_read(more, message):

@@ -80,6 +80,7 @@ def test_no_minute_ever_sees_more_than_the_rate_and_one_burst(per_minute):
         ({"retry-after": ""}, None),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "Sun, 15 Jun 2025 15:07:10 +" + "9" * 20}, None),
         ({"x-ratelimit-timeremaining": "55"}, 55),
         ({"retry-after": "soon", "x-ratelimit-timeremaining": "55"}, 55),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360),

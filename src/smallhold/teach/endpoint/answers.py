@@ -178,7 +178,7 @@ def read_pieces(logprobs: Any) -> list[Piece] | None:
             )
             for token, logprob, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True)
         ]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

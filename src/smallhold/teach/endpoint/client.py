@@ -279,7 +279,9 @@ class Client:
         """What the server says it took; the bound where it says nothing that can be counted."""
         usage = response.get("usage")
         prompt, completion = (usage.get(name) if isinstance(usage, dict) else None for name in _USAGE)
-        if not (type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0):
+        if not (type(prompt) is int and type(completion) is int):
+            prompt = completion = -1
+        if not 0 <= min(prompt, completion) <= max(prompt, completion) < _ABSURD:
             self.events["usage_not_told"] += 1
             return bound
         used = Tokens(prompt, completion)
@@ -327,6 +329,8 @@ class Client:
 
 
 _USAGE = ("prompt_tokens", "completion_tokens")
+#: No request takes so many tokens, and SQLite counts no further than 2^63.
+_ABSURD = 2**40
 
 
 def money_of(tokens: Tokens, cap: CapChoice) -> float:

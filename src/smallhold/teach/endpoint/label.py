@@ -203,7 +203,7 @@ class _Answers:
             self.read[place] = answer
             return
         if isinstance(answer.get("model"), str):
-            self.models.add(answer["model"])
+            self.models.add(answer["model"].encode("utf-8", "replace").decode())  # half a character is no text
         sample = read_sample(answer, self._task.choices, self._recipe.ask)
         self.read[place] = sample
         if isinstance(sample, Sample):

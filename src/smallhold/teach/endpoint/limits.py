@@ -89,7 +89,7 @@ def _seconds(text: str, now: float) -> float | None:
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + milliseconds / 1000
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
