@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench models figures clean
+.PHONY: help demo test lint format docs system bench bench-compress models figures clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs     regenerate the reference of the command line"
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make bench    measure the session against its peers on this machine"
+	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
 	@echo "make models   train the base and the sectors' models, sign with a new key (needs SMALLHOLD_DATA; hours)"
 	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
@@ -42,6 +43,18 @@ system:
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py
+
+# The peers' packages conflict with ours and with each other: two environments of their own.
+bench-compress: .venv/test.stamp .venv-peers/stamp .venv-llmc/stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.compress
+
+.venv-peers/stamp: PEERS := onnxruntime-genai==0.18.0 onnx-ir==1.1.0 onnx==1.23.2 onnxruntime==1.32.0 torchao==0.18.0 transformers==5.23.0
+.venv-llmc/stamp: PEERS := llmcompressor==0.14.0.1
+.venv-peers/stamp .venv-llmc/stamp:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	./install-torch.sh $(@D)/bin/python
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet $(PEERS)
+	@touch $@
 
 # Each step continues what an interrupted call left. The private key stays in runs/publisher, which git ignores.
 models: .venv/demo.stamp
