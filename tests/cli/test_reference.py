@@ -15,7 +15,7 @@ def test_every_verb_action_and_option_is_on_it():
     assert all(f"## smallhold {verb}\n" in page for verb in VERBS)
     assert "### smallhold bundle verify" in page
     assert "| `--split {train,calibration,validation,test,all}` |" in page
-    assert "| `--out BUNDLE` | a directory, or a file ending in .zip (required) |" in page
+    assert "| `--out BUNDLE` | a directory, or a file ending in .zip; default with --from: NAME.bundle |" in page
 
 
 def test_a_page_that_has_drifted_is_told_and_left_alone(tmp_path, capsys):

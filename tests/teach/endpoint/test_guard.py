@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.teach.endpoint.conftest import Teacher, holding
 
-import smallhold.teach.endpoint
 from smallhold.errors import EgressError, RecipeError
 from smallhold.sectors.data_sets import KNOWN, Privacy, privacy_of
+from smallhold.teach.endpoint import guard
 from smallhold.teach.endpoint.guard import Allow, find_destination, origin_of, require_allowed
 from smallhold.teach.endpoint.label import run_labelling
 from smallhold.teach.endpoint.recipe import read_label_recipe
@@ -189,7 +189,7 @@ def test_the_client_refuses_by_itself_and_writes_nothing(tmp_path, sockets):
 
 def test_rows_are_sent_from_one_module_alone():
     """No other module of the package can open a connection; `candidates` fetches catalogues and is given no rows."""
-    folder = Path(smallhold.teach.endpoint.__file__).parent
+    folder = Path(guard.__file__).parent
     network = {"httpx", "requests", "urllib.request", "http.client", "socketserver", "aiohttp", "asyncio.streams"}
     users = set()
     for path in folder.glob("*.py"):
