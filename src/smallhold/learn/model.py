@@ -147,9 +147,16 @@ class _Attention(nn.Module):
         group = self.num_heads // self.num_kv_heads
         if group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        weight = _cap(query @ key.transpose(2, 3) * self.scale, self.softcap)  # (B, H, T, T)
-        weight = torch.softmax(weight.float() + mask, dim=-1).to(value.dtype)
+        weight = torch.softmax(self._scores(query, key, mask).float(), dim=-1).to(value.dtype)  # (B, H, T, T)
         return self.o_proj((weight @ value).transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+
+    def _scores(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, T, T); scale and mask belong to the product, since each pass over so many numbers takes as long."""
+        if self.softcap is not None:
+            return _cap(query @ key.transpose(2, 3) * self.scale, self.softcap).float() + mask
+        start = mask.to(query.dtype).expand(query.shape[0] * query.shape[1], -1, -1)
+        scores = torch.baddbmm(start, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=self.scale)
+        return scores.view(*query.shape[:2], *scores.shape[1:])
 
 
 class _MLP(nn.Module):

@@ -20,7 +20,7 @@ from smallhold.learn.model import SignalModel
 
 _MEAN, _MEASURED = CHANNELS.index("bin_mean"), CHANNELS.index("is_measured")
 #: Rows of logits that are held at once: the vocabulary is wide, and a whole batch of logits would not fit the cache.
-_CHUNK = 1024
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,9 @@ class _ChunkLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        logits = (hidden @ weight.T.to(hidden.dtype)).float()
-        log_normaliser = torch.logsumexp(logits, dim=-1)
-        loss = (log_normaliser - logits.gather(1, target[:, None])[:, 0]).sum()
-        probability = torch.exp(logits.sub_(log_normaliser[:, None])).to(hidden.dtype)
+        log_probability = torch.log_softmax((hidden @ weight.T.to(hidden.dtype)).float(), dim=-1)
+        loss = -log_probability.gather(1, target[:, None]).sum()
+        probability = log_probability.exp_().to(hidden.dtype)
         probability[torch.arange(len(target)), target] -= 1
         ctx.save_for_backward(probability @ weight.to(hidden.dtype), probability.T @ hidden)
         return loss
