@@ -10,6 +10,7 @@ what an interrupted call left of them, in `runs/ablations/`.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import shutil
@@ -123,7 +124,7 @@ def finance(place: Place) -> None:
     bundle = _train("finance-without-pretraining", replace(read_joint_recipe("finance"), from_scratch=True), place)
     for task in ("news-sentiment", "support-intent"):
         shipped = figures.ROOT / "models" / "finance"
-        _measure(f"pretraining-{task}", (shipped, task), {"without pretraining": bundle}, place)
+        _measure(f"finance-{task}", (shipped, task), {"without pretraining": bundle}, place)
 
 
 def card(place: Place) -> None:
@@ -132,7 +133,7 @@ def card(place: Place) -> None:
     sector = write_text_cards(folder, place.data)
     recipe = read_joint_recipe("hospital")
     lesson = TextLessonChoice(task=TASK, epochs=0.25, batch_size=32, max_tokens=384)
-    cards = replace(recipe, sector=str(sector), signal=(), text=(lesson,), splits=("train",))
+    cards = replace(recipe, sector=str(sector), signal=(), text=(lesson,))
     _measure_cards(_train("icu-card", cards, replace(place, data=folder / "data")), place.data)
 
 
@@ -147,7 +148,7 @@ ABLATIONS_BY_NAME: dict[str, Callable[[Place], None]] = {
 
 def _alone(recipe: JointRecipe) -> JointRecipe:
     """`icu-risk` by the signal door and nothing else."""
-    return replace(recipe, splits=("train",), signal=(replace(recipe.signal[0], word_epochs=0.0),), text=())
+    return replace(recipe, signal=(replace(recipe.signal[0], word_epochs=0.0),), text=())
 
 
 def _train(name: str, recipe: JointRecipe, place: Place) -> Path:
@@ -202,7 +203,11 @@ def _measure(name: str, control: tuple[Path, str], besides: dict[str, Path], pla
     for label, other in besides.items():
         words += ["--beside", f"{label}={other}"]
     result = figures.without(figures.evaluate(words, str(place.data)))
-    _write(name, {key: result[key] for key in _KEPT if key in result})
+    found = {key: result[key] for key in _KEPT if key in result}
+    shown = {"shipped", "fp32", *besides}
+    found["rows"] = [row for row in found["rows"] if row["model"] in shown]
+    found["differences"] = [item for item in found["differences"] if set(item["models"]) <= shown]
+    _write(name, found)
 
 
 def _measure_cards(bundle: Path, data: Path) -> None:
@@ -234,6 +239,8 @@ def _card_margins(cards: LocalTextTask, stays: Sequence[Stay], hour: int) -> NDA
 
 
 def _write(name: str, value: dict[str, Any]) -> None:
+    about = inspect.getdoc(ABLATIONS_BY_NAME[name.partition("-")[0]])
+    value = {"about": about} | value
     text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     figures.write(figures.FIGURES / f"ablation-{name}.json", text)
 

@@ -151,7 +151,11 @@ def tables() -> str:
         path = FIGURES / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
-            parts.append(base_table(result) if name == "base" else task_table(name, result))
+            title = f"{MEASUREMENTS[name][0]}, {name}"
+            parts.append(base_table(result) if name == "base" else task_table(title, result))
+    for path in sorted(FIGURES.glob("ablation-*.json")):
+        result = json.loads(path.read_text())
+        parts.append(task_table(f"Ablation: {path.stem.removeprefix('ablation-')}", result, result["about"]))
     return "\n".join(parts)
 
 
@@ -219,15 +223,16 @@ def base_table(result: dict[str, Any]) -> str:
     return f"## models/base\n\n{format_base_table(result)}\n"
 
 
-def task_table(name: str, result: dict[str, Any]) -> str:
+def task_table(title: str, result: dict[str, Any], about: str = "") -> str:
     """One task: every model at every horizon, and the paired differences."""
     present = [m for m in _METRICS if any(row.get(m) for row in result["rows"])]
     has_clock = any(row.get("horizon_h") for row in result["rows"])
     size = result.get("num_patients") or result.get("num_texts")
     head = ([" at "] if has_clock else []) + [" model ", *(f" {_METRICS[m]} " for m in present)]
     lines = [
-        f"## {MEASUREMENTS[name][0]}, {name}",
+        f"## {title}",
         "",
+        *([about, ""] if about else []),
         f"{result['data_set']}, {size:,} {'patients' if result.get('num_patients') else 'texts'}.",
         "",
         f"|{'|'.join(head)}|",

@@ -13,7 +13,7 @@ from smallhold.errors import DataError, InputError
 from smallhold.learn.model import Trunk
 from smallhold.learn.trunk_config import TrunkConfig
 
-TRUTH = np.array([0.1, 0.03, 0.05, 0.2, 0.19, 0.07, 0.04, 0.1, 0.06])
+TRUTH = np.array([0.1, 0.03, 0.05, 0.2, 0.19, 0.07, 0.04, 0.1, 0.06, 0.04])
 
 
 def config(vocab: int = 512, width: int = 64, mlp: int = 128, layers: int = 2, kv: int = 2) -> TrunkConfig:
@@ -93,7 +93,7 @@ def test_a_malformed_model_is_refused(change: dict[str, object], says: str) -> N
 
 
 def test_too_few_graphs_and_unknown_bits_are_refused() -> None:
-    with pytest.raises(DataError, match="more than 9"):
-        fit_cost_model(graphs()[:9])
+    with pytest.raises(DataError, match="more than 10"):
+        fit_cost_model(graphs()[:10])
     with pytest.raises(InputError, match="bits"):
         features(config(), 3, 48)

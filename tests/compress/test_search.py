@@ -7,10 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from tests.compress.taught_ward import SMALLER, recipe_of, silent
+from tests.compress.taught_ward import SMALLER, recipe_of
+from tests.teach.corpus import silent
 
 from smallhold.cli.main import main
 from smallhold.compress.budget import Budget
+from smallhold.compress.candidates import Candidate
 from smallhold.compress.device_profile import DeviceProfile, measure_device, write_profile
 from smallhold.compress.quantize import twin_folder
 from smallhold.compress.search import SearchResult, SearchSettings, run_search
@@ -109,6 +111,38 @@ def test_a_quality_out_of_reach_is_infeasible(
         record.write_text(before)
         (run / "result.json").write_text(json.dumps(asdict(result)))
     assert not again.is_feasible and "quality 0.400 of at least 0.900" in again.line()
+
+
+def test_quality_alone_asks_for_the_smallest_that_has_it(
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training is replaced by a rule, larger is better: bisection has to find the edge with few trials."""
+    asked: dict[str, float] = {}
+
+    def quality(trials: object, candidate: Candidate, effort: float) -> float:
+        assert effort == 1.0
+        asked[candidate.label()] = candidate.hidden * candidate.layers / 160
+        return asked[candidate.label()]
+
+    monkeypatch.setattr("smallhold.compress.search._Trials.quality", quality)
+    monkeypatch.setattr("smallhold.compress.search.machine", lambda: "elsewhere")  # costs are foretold there
+    recipe = recipe_of(teacher[0], SHORT)
+
+    def search(least: float, trained: int) -> SearchResult:
+        settings = SearchSettings(trained=trained)
+        run = tmp_path / f"{least}"
+        return run_search(recipe, Budget(min_quality=least), profile, data, run, settings=settings, progress=silent)
+
+    result = search(0.45, 8)
+    assert result.is_feasible and result.quality is not None and result.quality >= 0.45
+    assert len(asked) <= 4 and result.looked_at["trained"] >= 6
+    assert min(asked.values()) < 0.45  # the edge was looked at from below too
+    result = search(1.0, 8)
+    assert not result.is_feasible and "of at least 1.000" in result.line()
 
 
 def test_energy_is_refused_where_it_is_not_measured(

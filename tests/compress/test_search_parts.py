@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from smallhold.cli.main import main
 from smallhold.compress.budget import Budget
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes
-from smallhold.compress.candidates import Candidate, candidates, shortlist
-from smallhold.compress.halving import Record, Rung, halve, rungs
+from smallhold.compress.candidates import Candidate, candidates, ladder, shortlist
+from smallhold.compress.halving import Record, Rung, bisect, halve, rungs
+from smallhold.compress.student_quality import Gain
 from smallhold.errors import DataError, RecipeError
+from smallhold.evaluate.bootstrap import Interval
+from smallhold.evaluate.graph_cost import _joules
 from smallhold.learn.checkpoint import load_signal_model
 from smallhold.learn.model import SignalModel
 from smallhold.learn.trunk_config import TrunkConfig
@@ -183,3 +186,39 @@ def test_bytes_of_the_committed_bundle_are_foretold_within_two_percent() -> None
     parts = ("onnx/trunk.onnx", "gguf/trunk.gguf", "gguf/icu-risk.encoder.gguf", "tokenizer.json")
     there = sum((bundle / part).stat().st_size for part in parts)
     assert abs(model_bytes(config, Door.of(model), 8) / there - 1) < 0.02
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 50))
+def test_bisection_finds_the_smallest_that_is_good_enough(sizes: list[int], least: int) -> None:
+    items, asked = sorted(sizes), list[int]()
+
+    def quality(item: int) -> float:
+        asked.append(item)
+        return float(item)
+
+    found = bisect(items, quality, least=least)
+    assert len(asked) == len(found) <= len(items).bit_length()
+    good = [item for item in items if item >= least]
+    assert not good or found[0] == good[0]
+
+
+def test_a_ladder_climbs_from_small_to_large_in_even_shapes() -> None:
+    found = candidates(TEACHER, least_vocab=1000)
+    size = {c: float(c.layers * c.hidden * c.mlp + c.vocab * c.hidden) for c in found}
+    steps = ladder(found, size, TEACHER, count=9)
+    assert 7 <= len(steps) <= 9 and [size[c] for c in steps] == sorted(size[c] for c in steps)
+    assert all(c.unevenness(TEACHER) < 4 for c in steps[1:]) and steps[-1].unevenness(TEACHER) < 2
+    assert ladder(found[:1], size, TEACHER, count=9) == found[:1]
+
+
+def test_unsure_gains_weigh_little() -> None:
+    teacher = Gain({"sure": Interval(0.2, 0.1, 0.3), "unsure": Interval(0.01, -0.09, 0.11)})
+    student = Gain({"sure": Interval(0.1, 0.0, 0.2), "unsure": Interval(0.03, -0.07, 0.13)})
+    assert student.share_of(teacher) == pytest.approx((1 * 0.5 + 0.01 * 3.0) / 1.01)
+    with pytest.raises(DataError, match="not better"):
+        student.share_of(Gain({"unsure": Interval(-0.01, -0.1, 0.1)}))
+
+
+def test_energy_counters_may_wrap() -> None:
+    assert _joules({"a": (90, 100), "b": (5, 100)}, {"a": (10, 100), "b": (7, 100)}) == 22e-6
+    assert _joules({}, {}) is None and _joules({"a": (1, 9)}, {}) is None

@@ -17,7 +17,8 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs torch, the extra 'train'")
 
-from tests.compress.taught_ward import SMALLER, recipe_of, silent
+from tests.compress.taught_ward import SMALLER, recipe_of
+from tests.teach.corpus import silent
 
 from smallhold.bundle.assemble import build_bundle
 from smallhold.cli.main import main
@@ -29,9 +30,10 @@ from smallhold.errors import DataError, RecipeError
 from smallhold.evaluate.run_folder import open_student
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
 from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.simulator import simulate_ward, write_ward
 from smallhold.teach.bundle_request import BundleSource, request_of_run
 from smallhold.teach.joint import JointSummary
-from smallhold.teach.model_teacher import ModelTeacher
+from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 from smallhold.teach.recipe_file import parse_toml
 from smallhold.teach.signal_task import signal_inputs
 
@@ -142,6 +144,7 @@ def test_a_dry_run_writes_nothing(
     [
         (("num_hidden_layers = 1", "num_hidden_layers = 9"), RecipeError, "at most the teacher's 2"),
         (("hidden_size = 32", "hidden_width = 32"), RecipeError, "hidden_size"),
+        (("hidden_size = 32", "hidden_size = 40"), RecipeError, "multiple of 32"),
         (('teacher = "TEACHER"', 'teacher = "nowhere"'), DataError, "nowhere"),
         (("calibration_windows = 16", "calibration_windows = 1"), RecipeError, "calibration_windows"),
         (("vocab_size = 980", "vocab_size = 300"), RecipeError, "no room"),
@@ -174,6 +177,25 @@ def test_another_run_s_folder_is_left_alone(teacher: tuple[Path, JointSummary], 
     assert sorted(teacher[0].rglob("*")) == before
 
 
+def test_what_other_patients_said_to_keep_is_not_healed_on(
+    small: Path, teacher: tuple[Path, JointSummary], tmp_path: Path
+) -> None:
+    shutil.copytree(small / "pruned", tmp_path / "run" / "pruned")
+    write_ward(simulate_ward(300, 1, 48), tmp_path / "other" / "simulated_ward")
+    with pytest.raises(DataError, match="other data"):
+        run_shrink(recipe_of(teacher[0]), tmp_path / "other", tmp_path / "run", progress=silent, threads=1)
+
+
+def test_a_teacher_is_known_by_all_that_it_answers_with(teacher: tuple[Path, JointSummary], tmp_path: Path) -> None:
+    run = shutil.copytree(teacher[0], tmp_path / "run")
+    seen = {digest_of_run(teacher[0])}
+    assert seen == {digest_of_run(run)}
+    for name in ("checkpoint/signal_encoder.safetensors", "checkpoint/tokenizer.json", "tasks/icu-risk.json"):
+        (run / name).write_bytes((run / name).read_bytes() + b" ")
+        seen.add(digest_of_run(run))
+    assert len(seen) == 4
+
+
 def test_a_teacher_without_its_vocabulary_is_refused(
     teacher: tuple[Path, JointSummary], data: Path, tmp_path: Path
 ) -> None:
@@ -200,4 +222,4 @@ def test_what_is_taken_over_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_the_shipped_recipe_is_an_eighth() -> None:
     recipe = read_shrink_recipe("hospital-small")
-    assert recipe.teacher == "runs/hospital" and recipe.shape.num_hidden_layers == 4
+    assert recipe.teacher == "runs/hospital-train" and recipe.shape.num_hidden_layers == 4

@@ -52,3 +52,30 @@ data_sets = ["public_domain_books", "russian_classics", "french_classics"]
 learning_rate = 1e-2
 warmup_steps = 10
 """
+#: A ward's model on a base of the recipe above, taught in seconds.
+WARD_RECIPE = """
+sector = "hospital"
+base = "BASE"
+[[signal]]
+task = "icu-risk"
+word_epochs = 0.5
+word_batch_size = 16
+[signal.teacher]
+hours = [6, 12, 24, 48]
+iterations = 8
+leaves = 6
+folds = 2
+[signal.training]
+epochs = 1.0
+batch_size = 16
+swap = [0.3]
+[optimizer]
+learning_rate = 5e-3
+warmup_steps = 5
+[bundle]
+name = "ward"
+"""
+
+
+def silent(caption: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

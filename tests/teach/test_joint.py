@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch, the extra 'train'")
 
 import torch
-from tests.teach.corpus import BASE_RECIPE, write_corpus
+from tests.teach.corpus import BASE_RECIPE, WARD_RECIPE, silent, write_corpus
 from tokenizers import Tokenizer
 
 from smallhold.bundle.assemble import build_bundle
@@ -38,33 +38,6 @@ from smallhold.teach.pretrain import run_pretraining
 from smallhold.teach.pretrain_recipe import PretrainRecipe
 from smallhold.teach.recipe_file import parse_toml
 
-RECIPE = """
-sector = "hospital"
-base = "BASE"
-[[signal]]
-task = "icu-risk"
-word_epochs = 0.5
-word_batch_size = 16
-[signal.teacher]
-hours = [6, 12, 24, 48]
-iterations = 8
-leaves = 6
-folds = 2
-[signal.training]
-epochs = 1.0
-batch_size = 16
-swap = [0.3]
-[optimizer]
-learning_rate = 5e-3
-warmup_steps = 5
-[bundle]
-name = "ward"
-"""
-
-
-def silent(caption, done, total):
-    pass
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -82,7 +55,7 @@ def base(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ward(data, base, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "ward"
-    recipe = parse_toml(JointRecipe, RECIPE.replace("BASE", str(base)), where="test")
+    recipe = parse_toml(JointRecipe, WARD_RECIPE.replace("BASE", str(base)), where="test")
     return run, run_joint(recipe, data, run, progress=silent, threads=1)
 
 
@@ -229,7 +202,7 @@ def test_batches_of_a_pass_read_every_row_once():
 )
 def test_impossible_recipes_are_refused(change, error, message, base, data, tmp_path):
     with pytest.raises(error, match=message):
-        recipe = parse_toml(JointRecipe, RECIPE.replace(*change).replace("BASE", str(base)), where="test")
+        recipe = parse_toml(JointRecipe, WARD_RECIPE.replace(*change).replace("BASE", str(base)), where="test")
         run_joint(recipe, data, tmp_path / "run", progress=silent, threads=1)
 
 

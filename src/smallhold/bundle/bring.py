@@ -61,7 +61,7 @@ def bundle_from_checkpoint(
         home: Whose publisher's key signs; None leaves the bundle unsigned.
         name: What the bundle calls itself.
         version: `1.2.3`.
-        bits: Of the weights: 4 or 8 (groups of 32, embedding and head in 8), 16 (float16) or 32. An ONNX graph stays
+        bits: Of the weights: 4 or 8 (groups of 32), 16 (float16) or 32. An ONNX graph stays
             as it is.
         progress: Called with a caption, how much is done, and of how much.
         context: Positions of context; default: the model's own, at most 8192.

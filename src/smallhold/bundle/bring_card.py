@@ -16,7 +16,7 @@ def write_card(source: Source, *, name: str, bits: int, context: int, origin: st
         origin: Where the source came from; default: its name.
     """
     encoding = {
-        4: "4 bits in groups of 32 (embedding and head 8 bits)",
+        4: "4 bits in groups of 32",
         8: "8 bits in groups of 32",
         16: "float16, computed in float32",
         32: "float32",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from smallhold.bundle.weights import GROUP_SIZE, ModelWeights, QuantizedWeight, Weight, stack_rows, vector, weight_bytes
-from smallhold.errors import InputError, ShapeError
+from smallhold.errors import InputError
 from smallhold.learn.rope import RopeScaling
 from smallhold.learn.trunk_config import Layer, TrunkConfig
 
@@ -186,21 +186,22 @@ class _Graph:
         return self.op("Mul", self.op("Tanh", self.op("Div", x, limit)), limit, name=output)
 
     def look_up(self, ids: str, weight: Weight) -> str:
-        """Rows of the embedding (T, D).
-
-        Raises:
-            ShapeError: the embedding is in 4 bits; rows are cut out of whole bytes.
-        """
+        """Rows of the embedding (T, D)."""
         name = "model.embed_tokens"
         if not isinstance(weight, QuantizedWeight):
             if self.config.tie_word_embeddings:  # stored as the head multiplies by it: once
                 return self.op("Transpose", self.op("Gather", self.transposed(name, weight), ids, axis=1), perm=[1, 0])
             return self.op("Gather", self.constant(name, weight), ids)
-        if weight.bits != 8:
-            raise ShapeError(f"embedding: expected float32 or 8 bits, got {weight.bits}")
         values, scale = self.quantized(name, weight)
-        steps = self.op("Cast", self.op("Gather", values, ids), to=TensorProto.FLOAT)  # (T, D / 32, 32)
-        steps = self.op("Sub", steps, self.constant("zero_point", np.array(_ZERO_POINT[8], np.float32)))
+        steps = self.op("Cast", self.op("Gather", values, ids), to=TensorProto.FLOAT)  # (T, D / 32, bytes of a group)
+        if weight.bits == 4:  # two steps a byte, the first in the low half
+            radix = self.number("radix", 16)
+            high = self.op("Floor", self.op("Div", steps, radix))
+            low = self.op("Sub", steps, self.op("Mul", high, radix))
+            last = self.ints("axis_3", [3])
+            pairs = self.op("Concat", self.op("Unsqueeze", low, last), self.op("Unsqueeze", high, last), axis=3)
+            steps = self.op("Reshape", pairs, self.ints("group_shape", [0, 0, GROUP_SIZE]))
+        steps = self.op("Sub", steps, self.number("zero_point", _ZERO_POINT[weight.bits]))
         rows = self.op("Gather", self.op("Reshape", scale, self.ints("scale_shape", [*weight.scale.shape, 1])), ids)
         return self.op("Reshape", self.op("Mul", steps, rows), self.ints("row_shape", [-1, self.config.hidden_size]))
 

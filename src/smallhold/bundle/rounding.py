@@ -71,14 +71,6 @@ def _round(groups: NDArray[np.float32], scale: NDArray[np.float16], bits: int) -
     return np.clip(np.rint(groups / divisor[:, :, None]), *RANGES[bits]).astype(np.int8)
 
 
-def bits_of(name: str, bits: int) -> int:
-    """Bits of a trunk's matrix where `bits` were asked for.
-
-    The embedding and the output head keep 8, because every token passes through them.
-    """
-    return max(bits, 8) if name.startswith(("model.embed_tokens", "lm_head")) else bits
-
-
 def encode_weight(name: str, weight: NDArray[np.float32], bits: int) -> Weight:
     """A parameter of a trunk as it ships.
 
@@ -102,4 +94,4 @@ def encode_weight(name: str, weight: NDArray[np.float32], bits: int) -> Weight:
             f"{name}: rows of {weight.shape[1]} weights do not split into groups of {GROUP_SIZE}",
             hint="use --bits 16 or 32",
         )
-    return quantize_weight(weight, bits_of(name, bits))
+    return quantize_weight(weight, bits)

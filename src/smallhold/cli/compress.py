@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(8, 4),
         default=8,
-        help="of a run: of the trunk's layers; embeddings, head and signal encoder take 8 in either case; default 8",
+        help="of a run: of the trunk; the signal encoder takes 8 in either case; default 8",
     )
     parser.add_argument(
         "--out",
@@ -131,7 +131,7 @@ def _bytes(text: str) -> int:
 def _shrink(args: argparse.Namespace) -> int:
     from smallhold.compress.shrink import plan_shrink, recipe_of_teacher, run_shrink
     from smallhold.compress.shrink_recipe import read_shrink_recipe
-    from smallhold.compress.student_quality import ValidationRows
+    from smallhold.compress.student_quality import UnseenRows
 
     recipe = read_shrink_recipe(args.source)
     plan = plan_shrink(recipe)
@@ -142,7 +142,7 @@ def _shrink(args: argparse.Namespace) -> int:
             print("\n".join(plan.lines()))
         return 0
     out = args.out or Path("runs") / Path(args.source).stem
-    rows = ValidationRows.of(recipe_of_teacher(Path(recipe.teacher))[1], args.data) if args.pictures else None
+    rows = UnseenRows.of(recipe_of_teacher(Path(recipe.teacher))[1], args.data) if args.pictures else None
     progress = ProgressBar()
     try:
         summary = run_shrink(recipe, args.data, out, progress=progress, threads=args.threads)

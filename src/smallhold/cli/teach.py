@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/RECIPE")
     train.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     train.add_argument("--simulated", action="store_true", help="train on the simulated ward although data are there")
+    train.add_argument(
+        "--splits",
+        choices=("train", "train+validation"),
+        help="of a sector's recipe: which rows are trained on; a teacher of smaller models must not see validation",
+    )
     train.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
     pretrain = actions.add_parser("pretrain", help="train a base model from scratch; run it again to resume")
     pretrain.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
@@ -80,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
 def _train_task(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tuple[RunSummary, str]:
     from smallhold.teach.recipe import read_recipe
 
+    if args.splits is not None:
+        raise SmallholdError("--splits: is for recipes of a sector; this one trains on the training split")
     recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
     from smallhold.teach.train import run_training
 
@@ -96,6 +103,8 @@ def _train_sector(args: argparse.Namespace, out: Path, progress: ProgressBar) ->
     from smallhold.teach.joint_recipe import read_joint_recipe
 
     recipe = read_joint_recipe(args.recipe)
+    if args.splits is not None:
+        recipe = replace(recipe, splits=tuple(args.splits.split("+")))
     from smallhold.teach.joint import run_joint
 
     summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads)

@@ -38,7 +38,7 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
 
 
 def label(args: argparse.Namespace) -> int:
-    """Carry out a labelling; exit code 1 when it was stopped before everything was asked."""
+    """Carry out a labelling; exit code 1 when it was stopped too early, or labelled nothing."""
     from smallhold.teach.endpoint.recipe import read_label_recipe
 
     recipe = read_label_recipe(args.recipe)
@@ -57,6 +57,10 @@ def label(args: argparse.Namespace) -> int:
     if manifest.stopped_by is not None:
         note(f"stopped: {manifest.stopped_by}")
         note(f"hint: {manifest.hint or 'run the same command again to go on'}")
+        return 1
+    if not manifest.num_labelled:
+        note("nothing was labelled")
+        note("hint: see above why answers were left out; the recipe's question and choices are what a model reads")
         return 1
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,17 @@ class Candidate:
     def label(self) -> str:
         """A short name."""
         return f"{self.layers}x{self.hidden}/{self.mlp}h{self.heads}k{self.kv_heads}v{self.vocab}w{self.bits}"
+
+    def unevenness(self, teacher: TrunkConfig) -> float:
+        """Ratio of the largest to the smallest share of a size that stays; 1 when all shrink alike."""
+        shares = (
+            self.layers / teacher.num_hidden_layers,
+            self.hidden / teacher.hidden_size,
+            self.mlp / teacher.intermediate_size,
+            self.heads / teacher.num_attention_heads,
+            self.vocab / teacher.vocab_size,
+        )
+        return max(shares) / min(shares)
 
 
 def candidates(teacher: TrunkConfig, *, least_vocab: int, bits: Sequence[int] = (8, 4)) -> list[Candidate]:
@@ -121,3 +133,22 @@ def shortlist(
             return chosen[:count]
         chosen += sorted(row, key=lambda c: (-parameters[c], c))
     return chosen
+
+
+def ladder(
+    found: Sequence[Candidate], size: Mapping[Candidate, float], teacher: TrunkConfig, *, count: int
+) -> list[Candidate]:
+    """From the smallest to the largest in about equal ratios; of candidates alike in size, the most evenly shrunk.
+
+    Args:
+        found: At least one.
+        size: Of each; bytes, for example.
+        teacher: What is shrunk.
+        count: At most so many.
+    """
+    low, high = (math.log(end(size[c] for c in found)) for end in (min, max))
+    rungs: dict[int, list[Candidate]] = {}
+    for candidate in found:
+        share = (math.log(size[candidate]) - low) / max(high - low, 1e-9)
+        rungs.setdefault(min(count - 1, int(share * count)), []).append(candidate)
+    return [min(rungs[i], key=lambda c: (c.unevenness(teacher), size[c], c)) for i in sorted(rungs)]

@@ -19,10 +19,10 @@ from scipy.optimize import nnls
 from smallhold.errors import DataError, InputError
 from smallhold.learn.trunk_config import TrunkConfig
 
-#: Encodings that a graph's linear layers may have; embedding and head take 8 bits beside 4.
+#: Encodings that a graph's matrices may have.
 ENCODINGS = (32, 8, 4)
 QUANTITIES = ("p50_ms", "p95_ms", "resident_bytes", "joules")
-_FEATURES = ("always", "layers", "width", "cache", "linear_32", "linear_8", "linear_4", "head_32", "head_8")
+_FEATURES = ("always", "layers", "width", "cache", "linear_32", "linear_8", "linear_4", "head_32", "head_8", "head_4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class CostModel:
 
 
 def features(config: TrunkConfig, bits: int, positions: int) -> NDArray[np.float64]:
-    """(9,) what the cost of a decision is linear in, in millions where it counts weights.
+    """(10,) what the cost of a decision is linear in, in millions where it counts weights.
 
     Raises:
         InputError: other bits.
@@ -119,8 +119,7 @@ def features(config: TrunkConfig, bits: int, positions: int) -> NDArray[np.float
             layers * config.hidden_size / 1e3,
             cache,
             *(linear if bits == encoding else 0.0 for encoding in ENCODINGS),
-            head if bits == 32 else 0.0,
-            head if bits != 32 else 0.0,
+            *(head if bits == encoding else 0.0 for encoding in ENCODINGS),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Successive halving: many candidates learn a little, the better part learns on, one is left.
+"""Successive halving: many candidates learn a little, the better part learns on, one is left; and bisection by size.
 
 Source: Jamieson and Talwalkar 2016, arXiv:1502.07943, algorithm 1, with a factor of eta in place of 2. Every
 measurement is written down before it is used, and a search that reads the same measurements makes the same choices: a
@@ -134,3 +134,25 @@ def halve(
             behind = left[following.number :] + behind
             left = left[: following.number]
     return Outcome((*left, *behind), found)
+
+
+def bisect(items: Sequence[Item], quality: Callable[[Item], float], *, least: float) -> tuple[Item, ...]:
+    """Look for the smallest that is good enough, if larger ones are better.
+
+    Args:
+        items: From the smallest to the largest.
+        quality: Asked of about log2 of them.
+        least: What is good enough.
+
+    Returns:
+        Those that were asked: the good ones from the smallest on, then the others from the best on.
+    """
+    low, high = 0, len(items)
+    asked: dict[int, float] = {}
+    while low < high:
+        middle = (low + high) // 2
+        asked[middle] = quality(items[middle])
+        low, high = (low, middle) if asked[middle] >= least else (middle + 1, high)
+    good = sorted(i for i in asked if asked[i] >= least)
+    others = sorted(asked.keys() - good, key=lambda i: -asked[i])
+    return tuple(items[i] for i in [*good, *others])

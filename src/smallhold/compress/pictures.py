@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from smallhold.compress.bundle_size import Door, model_bytes, rest_bytes
 from smallhold.compress.quantize import twin_folder
 from smallhold.compress.shrink_recipe import ShrinkRecipe
-from smallhold.compress.student_quality import ValidationRows, measure_gain
+from smallhold.compress.student_quality import UnseenRows, measure_gain
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
 from smallhold.evaluate.picture import INK, LOOKS, draw
@@ -37,7 +37,7 @@ class Step:
     bundle_bytes: int
 
 
-def draw_steps(run: Path, recipe: ShrinkRecipe, rows: ValidationRows) -> list[Step]:
+def draw_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Step]:
     """Measure what each step of a run left; write `steps.json` and `waterfall.png` beside it.
 
     Raises:
@@ -51,7 +51,7 @@ def draw_steps(run: Path, recipe: ShrinkRecipe, rows: ValidationRows) -> list[St
     return steps
 
 
-def measure_steps(run: Path, recipe: ShrinkRecipe, rows: ValidationRows) -> list[Step]:
+def measure_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Step]:
     """The teacher, the pruned model before healing, the healed one, and what ships.
 
     Raises:

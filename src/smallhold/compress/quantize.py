@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from smallhold.bundle.rounding import bits_of, quantize_weight
+from smallhold.bundle.rounding import quantize_weight
 from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
@@ -32,9 +32,9 @@ def twin_folder(run: Path, bits: int) -> Path:
 def quantize_checkpoint(source: Path, target: Path, *, bits: int = 8) -> dict[str, float]:
     """Write the quantized twin of a checkpoint.
 
-    Linear layers of the trunk whose rows 32 divides take the bits asked for. Embeddings and output head take 8 in
-    either case, because every token passes through them, and so do the large matrices of the signal encoder (padded
-    with zero columns up to a multiple of 32), which holds the raw readings. Vectors stay float32.
+    Matrices of the trunk whose rows 32 divides take the bits asked for, embedding and output head included. The large
+    matrices of the signal encoder (padded with zero columns up to a multiple of 32) take 8 in either case, because the
+    raw readings pass through them. Vectors stay float32.
 
     Args:
         source: A float32 checkpoint.
@@ -56,9 +56,7 @@ def quantize_checkpoint(source: Path, target: Path, *, bits: int = 8) -> dict[st
             weight = tensors[name]
             columns = weight.shape[1]
             padding = -columns % GROUP_SIZE if part == "encoder" else 0
-            quantized = quantize_weight(
-                np.pad(weight, ((0, 0), (0, padding))), bits_of(name, bits) if part == "trunk" else 8
-            )
+            quantized = quantize_weight(np.pad(weight, ((0, 0), (0, padding))), bits if part == "trunk" else 8)
             stored[f"{part}/{name}.values"], stored[f"{part}/{name}.scale"] = quantized.values, quantized.scale
             stored[f"{part}/{name}.bits"] = np.array([quantized.bits], np.uint8)
             tensors[name] = np.ascontiguousarray(quantized.dequantize()[:, :columns])

@@ -5,6 +5,9 @@
 3. Those that still fit learn in rungs of growing length, taught by the teacher; the better part goes on (`halving.py`).
 4. The best of the last rung is measured again with its own weights. If it breaks a limit, the next one is tried.
 
+Where nothing but quality is asked for, the smallest that has it is looked for: shapes from small to large learn in
+full, the middle one of those that are left first.
+
 Everything measured is written down first (`measured-*.json`), so a search that was killed goes on where it was, the
 same measurements lead to the same model, and another budget asks for nothing twice.
 """
@@ -23,13 +26,13 @@ from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
 from smallhold.compress.budget import Budget
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes, rest_bytes
-from smallhold.compress.candidates import Candidate, candidates, shortlist
+from smallhold.compress.candidates import Candidate, candidates, ladder, shortlist
 from smallhold.compress.device_profile import DeviceProfile, random_graph
-from smallhold.compress.halving import Record, halve, rungs
+from smallhold.compress.halving import Record, bisect, halve, rungs
 from smallhold.compress.quantize import twin_folder
 from smallhold.compress.shrink import recipe_of_teacher, run_shrink
 from smallhold.compress.shrink_recipe import ShrinkRecipe
-from smallhold.compress.student_quality import ValidationRows, measure_gain
+from smallhold.compress.student_quality import UnseenRows, measure_gain
 from smallhold.device.durable_file import write_durably
 from smallhold.evaluate.device_cost import machine
 from smallhold.evaluate.graph_cost import measure_graph
@@ -37,7 +40,7 @@ from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
 from smallhold.learn.trunk_config import TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
-from smallhold.teach.model_teacher import ModelTeacher
+from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 
 Progress = Callable[[str, int, int], None]
 _POSITIONS, _DECISIONS = 48, 200
@@ -131,22 +134,17 @@ def run_search(
     """
     space = _Space.of(recipe, profile)
     budget.require_known({"bytes": 0, **space.foretell(space.all[0])})
-    rows = ValidationRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
+    rows = UnseenRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
     # What was measured holds for any budget: only teacher, data, healing, rounding, device and this machine matter,
     # for on another machine than the profile's costs are foretold.
-    weights = sha256_hex((Path(recipe.teacher) / CHECKPOINT_FOLDER / "model.safetensors").read_bytes())
+    taught = digest_of_run(Path(recipe.teacher))
     device = [profile.machine, profile.measured_at, machine()]
-    claim = sha256_hex(canonical_json([recipe.digest, weights, rows.data_digest, *device]))
+    claim = sha256_hex(canonical_json([recipe.digest, taught, rows.data_digest, *device]))
     record = Record.open(run / f"measured-{claim[:12]}.json")
     run.mkdir(parents=True, exist_ok=True)
 
     foretold = {candidate: space.foretell(candidate) for candidate in space.all}
-    fitting = [candidate for candidate in space.all if budget.excess(foretold[candidate]) <= 1]
-    # Where nothing seems to fit, the closest are measured all the same: the cost model may be wrong.
-    by_distance = sorted(space.all, key=lambda candidate: (budget.excess(foretold[candidate]), candidate))
-    parameters = {candidate: space.parameters(candidate) for candidate in fitting}
-    wanted = _MEASURED_PER_TRAINED * settings.trained
-    chosen = shortlist(fitting, foretold, parameters, count=wanted) if fitting else by_distance[: settings.eta]
+    chosen = _chosen(space, budget, foretold, settings)
     measured = {}
     for number, candidate in enumerate(chosen):
         measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
@@ -154,28 +152,30 @@ def run_search(
         progress("measuring shapes", number + 1, len(chosen))
     within = [candidate for candidate in chosen if budget.excess(measured[candidate]) <= 1][: settings.trained]
     looked_at = {"foretold": len(space.all), "measured": len(chosen), "trained": len(within)}
+    ended = partial(SearchResult, looked_at=looked_at, is_measured_here=space.is_here)
     if not within:
         closest = min(measured, key=lambda candidate: (budget.excess(measured[candidate]), candidate))
-        result = SearchResult(
-            False,
-            closest.label(),
-            closest.bits,
-            "",
-            budget.broken(measured[closest]),
-            foretold[closest],
-            measured[closest],
-            None,
-            looked_at,
-            [],
-            space.is_here,
+        result = ended(
+            is_feasible=False,
+            label=closest.label(),
+            bits=closest.bits,
+            run="",
+            broken=budget.broken(measured[closest]),
+            predicted=foretold[closest],
+            measured=measured[closest],
+            quality=None,
+            trials=[],
         )
         return _written(result, run)
 
     trials = _Trials(recipe, data_dir, rows, run, record, progress, threads)
-    levels = rungs(len(within), least_effort=settings.least_effort, eta=settings.eta)
-    outcome = halve(within, levels, name=Candidate.label, quality=trials.quality)
+    if budget.costs:
+        levels = rungs(len(within), least_effort=settings.least_effort, eta=settings.eta)
+        ranking = halve(within, levels, name=Candidate.label, quality=trials.quality).ranking[:_LAST_TRIES]
+    else:
+        ranking = bisect(within, lambda candidate: trials.quality(candidate, 1.0), least=budget.min_quality)
     ends: list[SearchResult] = []
-    for candidate in outcome.ranking[:_LAST_TRIES]:
+    for candidate in ranking:
         quality = trials.quality(candidate, 1.0)
         folder = trials.folder(candidate, 1.0)
         cost = record.get(f"final {candidate.label()}", partial(space.measure, candidate, folder))
@@ -184,23 +184,36 @@ def run_search(
         if quality < budget.min_quality:
             broken.append(f"quality {quality:.3f} of at least {budget.min_quality:.3f}")
         ends.append(
-            SearchResult(
-                not broken,
-                candidate.label(),
-                candidate.bits,
-                str(folder.relative_to(run)),
-                broken,
-                foretold[candidate],
-                cost,
-                quality,
-                looked_at,
-                trials.done(),
-                space.is_here,
+            ended(
+                is_feasible=not broken,
+                label=candidate.label(),
+                bits=candidate.bits,
+                run=str(folder.relative_to(run)),
+                broken=broken,
+                predicted=foretold[candidate],
+                measured=cost,
+                quality=quality,
+                trials=trials.done(),
             )
         )
         if not broken:
             break
     return _written(ends[-1] if ends[-1].is_feasible else ends[0], run)
+
+
+def _chosen(
+    space: _Space, budget: Budget, foretold: dict[Candidate, dict[str, float]], settings: SearchSettings
+) -> list[Candidate]:
+    """Shapes that are worth a measurement."""
+    if not budget.costs:
+        size = {candidate: foretold[candidate]["bytes"] for candidate in space.all}
+        return ladder(space.all, size, space.teacher, count=settings.trained)
+    fitting = [candidate for candidate in space.all if budget.excess(foretold[candidate]) <= 1]
+    if not fitting:  # the closest are measured all the same: the cost model may be wrong
+        order = sorted(space.all, key=lambda candidate: (budget.excess(foretold[candidate]), candidate))
+        return order[: settings.eta]
+    parameters = {candidate: space.parameters(candidate) for candidate in fitting}
+    return shortlist(fitting, foretold, parameters, count=_MEASURED_PER_TRAINED * settings.trained)
 
 
 def _written(result: SearchResult, run: Path) -> SearchResult:
@@ -265,7 +278,7 @@ class _Trials:
 
     recipe: ShrinkRecipe
     data_dir: Path | None
-    rows: ValidationRows
+    rows: UnseenRows
     run: Path
     record: Record
     progress: Progress

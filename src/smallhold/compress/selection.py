@@ -112,8 +112,7 @@ def take(model: Model, selection: Selection) -> Model:
 def _empty_like(model: Model, config: TrunkConfig) -> Model:
     if isinstance(model, SignalModel):
         encoder = model.encoder
-        new = SignalModel(config, encoder.basis.in_features // 4, encoder.static.in_features)
-        return new  # type: ignore[return-value] # mypy checks this line for Model = Trunk too
+        return SignalModel(config, encoder.basis.in_features // 4, encoder.static.in_features)
     return Trunk(config)
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smallhold.bundle.rounding import bits_of, quantize_weight
+from smallhold.bundle.rounding import quantize_weight
 from smallhold.bundle.weights import GROUP_SIZE, RANGES
 from smallhold.errors import ShapeError
 from smallhold.learn.model import SignalModel, Trunk
@@ -34,11 +34,10 @@ def shipped_bits(model: Trunk | SignalModel, bits: int) -> dict[str, int]:
         raise ShapeError(f"bits: expected one of {BITS}, got {bits}")
     found = {}
     for name, parameter in model.named_parameters():
-        trunk_name = name.removeprefix("trunk.")
         if name in _ENCODER and isinstance(model, SignalModel):
             found[name] = 8
         elif not name.startswith("encoder.") and parameter.ndim == 2 and parameter.shape[1] % GROUP_SIZE == 0:
-            found[name] = bits_of(trunk_name, bits)
+            found[name] = bits
     return found
 
 

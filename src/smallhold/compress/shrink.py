@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,18 +38,19 @@ from smallhold.errors import DataError
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model, save_checkpoint
 from smallhold.learn.model import SignalModel
-from smallhold.records import sha256_hex
+from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.stays import Stay
 from smallhold.sectors.splits import Split
 from smallhold.sectors.tasks import find_task
 from smallhold.sectors.text_task import load_examples, split
 from smallhold.teach.joint import JointSummary, read_joint_summary, run_joint
 from smallhold.teach.joint_recipe import JointRecipe
-from smallhold.teach.model_teacher import ModelTeacher
+from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH
 from smallhold.teach.recipe_file import build_config
 from smallhold.teach.signal_task import signal_inputs
-from smallhold.teach.train import claim_folder, library_versions
+from smallhold.teach.train import claim_folder, digest_stays, library_versions
 from smallhold.teach.vocabulary import save_tokenizer, token_id
 
 Progress = Callable[[str, int, int], None]
@@ -62,7 +63,7 @@ class ShrinkSummary:
 
     Attributes:
         recipe: The whole recipe.
-        teacher_digest: Digest of the teacher's weights.
+        teacher_digest: Of the teacher's weights, vocabulary and tasks.
         teacher_parameters: Of the teacher's trunk and signal encoder.
         parameters: Of the smaller model's.
         kept_layers: Indices of the teacher's layers that stayed.
@@ -159,17 +160,16 @@ def run_shrink(
     torch.set_num_threads(threads)
     teacher = Path(recipe.teacher)
     taught, teacher_recipe = recipe_of_teacher(teacher)
-    weights = teacher / CHECKPOINT_FOLDER / "model.safetensors"
-    if not weights.is_file():
-        raise DataError(f"teacher {teacher}: {weights.name} is missing", hint="run the training command again")
-    digest = sha256_hex(weights.read_bytes())
+    digest = digest_of_run(teacher)
     model = load_signal_model(teacher / CHECKPOINT_FOLDER)
     recipe.shape.of(model.trunk.config)  # refuses an impossible shape before anything is written
     if (run / "identity.json").exists() and not (run / "pruned" / "identity.json").exists():
         raise DataError(f"{run}: holds a run that was not made by `smallhold compress`", hint="choose another --out")
-    claim_folder(run / "pruned", {"recipe": recipe.digest, "teacher": digest, "versions": library_versions()})
+    rows = _TrainingRows.of(teacher_recipe, data_dir)
+    claim = {"recipe": recipe.digest, "teacher": digest, "data": rows.digest, "versions": library_versions()}
+    claim_folder(run / "pruned", claim)
     if not (run / "pruned" / "kept.json").exists():
-        _prune(recipe, teacher_recipe, taught, model, data_dir, run, progress)
+        _prune(recipe, taught, model, rows, run, progress)
     for part in ("teacher", "ngrams"):  # trees and n-grams are small, and stay as they are
         _take_over(teacher / part, run / part)
     summary = run_joint(
@@ -181,7 +181,7 @@ def run_shrink(
         teacher=_teacher(recipe, teacher, answers or run / "answers"),
         during=partial(quantization_aware, bits=recipe.rounding.bits) if recipe.rounding.method == "qat" else None,
     )
-    _round(recipe, teacher_recipe, data_dir, run, progress)
+    _round(recipe, rows, run, progress)
     kept = json.loads((run / "pruned" / "kept.json").read_text())
     done = ShrinkSummary(
         recipe=asdict(recipe),
@@ -227,25 +227,38 @@ def _take_over(source: Path, target: Path) -> None:
         raise
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _TrainingRows:
+    """Training split of all that the teacher learned: it says what may go."""
+
+    texts: list[str]
+    stays: list[Stay]
+    digest: str
+
+    @classmethod
+    def of(cls, recipe: JointRecipe, data_dir: Path | None) -> _TrainingRows:
+        texts = []
+        for lesson in recipe.text:
+            examples = load_examples(find_task(lesson.task, recipe.sector), data_dir)
+            texts += [example.text for example in split(examples, Split.TRAIN)]
+        stays = []
+        if recipe.signal:
+            known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
+            stays = icu_risk.split(known, Split.TRAIN)
+        return cls(texts, stays, sha256_hex(canonical_json([texts, digest_stays(stays)])))
+
+
 def _prune(
-    recipe: ShrinkRecipe,
-    teacher_recipe: JointRecipe,
-    taught: JointSummary,
-    model: SignalModel,
-    data_dir: Path | None,
-    run: Path,
-    progress: Progress,
+    recipe: ShrinkRecipe, taught: JointSummary, model: SignalModel, rows: _TrainingRows, run: Path, progress: Progress
 ) -> None:
     """Write `pruned/`: vocabulary first, then depth, then width, each measured on what the step before left."""
     shape, folder = recipe.shape, run / "pruned"
     tokenizer = ModelTeacher(Path(recipe.teacher)).tokenizer
-    texts = list(_training_texts(teacher_recipe, data_dir))
     progress("pruning", 0, 3)
     if shape.vocab_size:
-        trimmed = trim_tokenizer(tokenizer, count_tokens(tokenizer, texts), vocab_size=shape.vocab_size)
+        trimmed = trim_tokenizer(tokenizer, count_tokens(tokenizer, rows.texts), vocab_size=shape.vocab_size)
         model, tokenizer = trim_model(model, trimmed), trimmed.tokenizer
-    tokenizer.encode_special_tokens = True
-    calibration, about = _calibration(recipe, teacher_recipe, tokenizer, texts, data_dir)
+    calibration, about = _calibration(recipe, tokenizer, rows)
     about |= {"kind": "pruned", "recipe_digest": recipe.digest, "data_sets": taught.base_data}
     progress("pruning", 1, 3)
     layers = list(range(model.trunk.config.num_hidden_layers))
@@ -267,9 +280,7 @@ def _prune(
     write_durably(folder / "kept.json", [json.dumps(kept).encode()], mode=0o644)
 
 
-def _round(
-    recipe: ShrinkRecipe, teacher_recipe: JointRecipe, data_dir: Path | None, run: Path, progress: Progress
-) -> None:
+def _round(recipe: ShrinkRecipe, rows: _TrainingRows, run: Path, progress: Progress) -> None:
     """Write the quantized twin of the healed checkpoint."""
     source, bits = run / CHECKPOINT_FOLDER, recipe.rounding.bits
     target = twin_folder(run, bits)
@@ -277,8 +288,7 @@ def _round(
         quantize_checkpoint(source, target, bits=bits)
         return
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    texts = list(_training_texts(teacher_recipe, data_dir))
-    calibration, _ = _calibration(recipe, teacher_recipe, tokenizer, texts, data_dir)
+    calibration, _ = _calibration(recipe, tokenizer, rows)
     chosen = gptq_layers(
         load_signal_model(source),
         calibration,
@@ -289,33 +299,21 @@ def _round(
 
 
 def _calibration(
-    recipe: ShrinkRecipe,
-    teacher_recipe: JointRecipe,
-    tokenizer: Tokenizer,
-    texts: list[str],
-    data_dir: Path | None,
+    recipe: ShrinkRecipe, tokenizer: Tokenizer, rows: _TrainingRows
 ) -> tuple[CalibrationSet, dict[str, Any]]:
     """Training texts and patients, evenly spaced, and what a checkpoint says of its signal door."""
     tokenizer.encode_special_tokens = True
-    tokens = _windows(tokenizer, texts, recipe.calibration_windows)
-    if not teacher_recipe.signal:
+    tokens = _windows(tokenizer, rows.texts, recipe.calibration_windows)
+    if not rows.stays:
         return CalibrationSet(tokens=tokens), {}
-    signal = ModelTeacher(Path(recipe.teacher)).task(teacher_recipe.signal[0].task).signal
-    known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
-    stays = icu_risk.split(known, Split.TRAIN)
-    chosen = [stays[i] for i in _evenly(len(stays), recipe.calibration_windows)]
+    signal = ModelTeacher(Path(recipe.teacher)).task(icu_risk.NAME).signal
+    chosen = [rows.stays[i] for i in _evenly(len(rows.stays), recipe.calibration_windows)]
     channels, static = signal_inputs(chosen, signal)
     calibration = CalibrationSet(
         tokens=tokens, channels=torch.from_numpy(channels.astype(np.float32)), static=torch.from_numpy(static)
     )
     words = WordSpec(signal.parameters, signal.static)
     return calibration, {"signal": signal.to_json(), "words": words.to_json()}
-
-
-def _training_texts(recipe: JointRecipe, data_dir: Path | None) -> Iterator[str]:
-    for lesson in recipe.text:
-        examples = load_examples(find_task(lesson.task, recipe.sector), data_dir)
-        yield from (example.text for example in split(examples, Split.TRAIN))
 
 
 def _windows(tokenizer: Tokenizer, texts: list[str], count: int) -> torch.Tensor | None:

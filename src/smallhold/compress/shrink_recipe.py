@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from smallhold.bundle.weights import GROUP_SIZE
 from smallhold.errors import RecipeError
 from smallhold.learn.trunk_config import TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.joint_recipe import JointRecipe
 from smallhold.teach.recipe import BundleChoice
 from smallhold.teach.recipe_file import parse_toml, read_recipe_text
+from smallhold.teach.signal_training import SignalTrainingConfig
 
 METHODS = ("round", "gptq", "qat")
+#: Sizes along which weights are rounded in groups.
+_ROWS = ("hidden_size", "intermediate_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +43,16 @@ class ShapeChoice:
         """The smaller shape.
 
         Raises:
-            RecipeError: a size is above the teacher's, or no runtime could run the shape.
+            RecipeError: a size is above the teacher's, its rows would not fill groups of quantization, or no runtime
+                could run the shape.
         """
         chosen = {name: size for name, size in asdict(self).items() if size}
         for name, size in chosen.items():
-            if size > getattr(config, name):
-                raise RecipeError(f"shape.{name}: expected at most the teacher's {getattr(config, name)}, got {size}")
+            most = getattr(config, name)
+            if size > most:
+                raise RecipeError(f"shape.{name}: expected at most the teacher's {most}, got {size}")
+            if name in _ROWS and size % GROUP_SIZE and size != most:
+                raise RecipeError(f"shape.{name}: expected a multiple of {GROUP_SIZE}, a group of weights, got {size}")
         # A head keeps its width: what is removed is whole heads.
         return replace(config, **chosen, head_dim=config.head_dim)
 
@@ -56,7 +64,8 @@ class HealingChoice:
     Attributes:
         epochs: Passes, as a multiple of those that the teacher's recipe made.
         learning_rate: Peak rate; 0 takes the teacher's.
-        teacher_weight: Share of every target that is the teacher's answer; 0 learns from labels alone.
+        teacher_weight: Share of every target that is the teacher's answer; 0 learns from labels alone, without the
+            trees and without recombined patients, which have no label.
         temperature: Of the teacher's answers to texts.
         from_scratch: Keep the shape, not the weights: what is pruning worth?
     """
@@ -73,6 +82,11 @@ class HealingChoice:
             raise RecipeError(f"healing: impossible settings: {self}")
         if not self.temperature > 0:
             raise RecipeError(f"healing.temperature: expected more than 0, got {self.temperature}")
+
+    def of(self, taught: SignalTrainingConfig) -> SignalTrainingConfig:
+        """How a signal task is learnt again."""
+        longer = replace(taught, epochs=taught.epochs * self.epochs)
+        return longer if self.teacher_weight else replace(longer, distill=0.0, synthetic_share=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +157,7 @@ class ShrinkRecipe:
             replace(
                 lesson,
                 word_epochs=lesson.word_epochs * times,
-                training=replace(lesson.training, epochs=lesson.training.epochs * times),
+                training=self.healing.of(lesson.training),
             )
             for lesson in taught.signal
         )

@@ -1,4 +1,4 @@
-"""How much of its teacher's gain over the simple thing a student keeps, on validation rows.
+"""How much of its teacher's gain over the simple thing a student keeps, on rows that neither has seen.
 
 Gain: AUROC over NEWS2's at every horizon for a signal task, macro-F1 over that of the commonest label for a text task,
 both read from the trunk alone, with the weights as they will ship. A share of 1 is the teacher's own gain.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smallhold.errors import DataError
 from smallhold.evaluate.bedside_scores import scores_at
+from smallhold.evaluate.bootstrap import Interval, paired_difference
 from smallhold.evaluate.metrics import auroc, macro_f1
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
@@ -30,7 +31,7 @@ from smallhold.teach.train import digest_stays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ValidationRows:
+class UnseenRows:
     """What students are measured on.
 
     Attributes:
@@ -44,30 +45,29 @@ class ValidationRows:
     data_digest: str
 
     @classmethod
-    def of(cls, recipe: JointRecipe, data_dir: Path | None) -> ValidationRows:
-        """The validation split of every task that the trunk learns.
+    def of(cls, recipe: JointRecipe, data_dir: Path | None, part: Split = Split.VALIDATION) -> UnseenRows:
+        """One split of every task that the trunk learns: validation to choose by, test to report.
 
         Raises:
-            DataError: a data set is missing, its validation split has one outcome alone, or the recipe has trained on
-                its validation split.
+            DataError: a data set is missing, its split has one outcome alone, or the recipe has trained on it.
         """
-        if Split.VALIDATION.value in recipe.splits:
+        if part.value in recipe.splits:
             raise DataError(
-                "the teacher was trained on the validation split, so no student can be chosen on it",
-                hint='teach it again with splits = ["train"]',
+                f"the teacher was trained on the {part.value} split, so no student can be measured on it",
+                hint="smallhold teach train RECIPE --splits train",
             )
         stays, texts, digests = [], {}, []
         if recipe.signal:
             known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
-            stays = icu_risk.split(known, Split.VALIDATION)
+            stays = icu_risk.split(known, part)
             digests += [digest_stays(icu_risk.split(known, Split.TRAIN)), digest_stays(stays)]
             _require_two({stay.died for stay in stays}, icu_risk.NAME)
         for lesson in recipe.text:
             task = find_task(lesson.task, recipe.sector)
             everything = load_examples(task, data_dir)
-            digests += [digest_examples(split(everything, part)) for part in (Split.TRAIN, Split.VALIDATION)]
+            digests += [digest_examples(split(everything, one)) for one in (Split.TRAIN, part)]
             if lesson.epochs:
-                examples = split(everything, Split.VALIDATION)
+                examples = split(everything, part)
                 texts[task.name] = (examples, task.choices)
                 _require_two({example.label for example in examples}, task.name)
         return cls(stays, texts, sha256_hex(canonical_json(digests)))
@@ -75,7 +75,7 @@ class ValidationRows:
 
 def _require_two(outcomes: Collection[object], task: str) -> None:
     if len(outcomes) < 2:
-        raise DataError(f"task {task}: expected validation rows with at least two outcomes, got {len(outcomes)}")
+        raise DataError(f"task {task}: expected unseen rows with at least two outcomes, got {len(outcomes)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +83,30 @@ class Gain:
     """What a model is worth beyond the simple thing.
 
     Attributes:
-        of_task: Task, at a horizon where it has some, to the model's metric minus the simple thing's.
+        of_task: Task, at a horizon where it has some, to the model's metric minus the simple thing's, with its 95 %
+            interval over validation rows.
     """
 
-    of_task: dict[str, float]
+    of_task: dict[str, Interval]
 
     def share_of(self, teacher: Gain) -> float:
         """Mean over tasks and horizons of the share of the teacher's gain, where the teacher has one.
 
+        A gain that these rows tell from nothing weighs 1; one whose interval reaches below zero weighs less, by the
+        square of its distance from there, for the share of an unsure gain is noise.
+
         Raises:
             DataError: the teacher is nowhere better than the simple thing: there is nothing to keep.
         """
-        shares = [self.of_task[name] / gain for name, gain in teacher.of_task.items() if gain > 0]
-        if not shares:
+        gains = {name: gain for name, gain in teacher.of_task.items() if gain.value > 0}
+        if not gains:
             raise DataError("the teacher is not better than the simple thing in any task: teach it first")
-        return float(np.mean(shares))
+        shares = [self.of_task[name].value / gain.value for name, gain in gains.items()]
+        weights = [min(1.0, gain.value / max(gain.value - gain.low, 1e-9)) ** 2 for gain in gains.values()]
+        return float(np.average(shares, weights=weights))
 
 
-def measure_gain(run: Path, rows: ValidationRows, *, checkpoint: Path | None = None) -> Gain:
+def measure_gain(run: Path, rows: UnseenRows, *, checkpoint: Path | None = None) -> Gain:
     """Ask a run every validation row.
 
     Args:
@@ -115,12 +121,14 @@ def measure_gain(run: Path, rows: ValidationRows, *, checkpoint: Path | None = N
         said = model.mortality(*signal_inputs(rows.stays, model.task(icu_risk.NAME).signal))
         news2 = _news2(rows.stays)
         for i, hour in enumerate(icu_risk.HORIZONS_H):
-            found[f"{icu_risk.NAME}, {hour} h"] = auroc(died, said[:, hour - 1]) - auroc(died, news2[:, i])
+            found[f"{icu_risk.NAME}, {hour} h"] = paired_difference(
+                auroc, (died, said[:, hour - 1]), (died, news2[:, i]), seed=0
+            )
     for name, (examples, choices) in rows.texts.items():
         labels = [choices.index(example.label) for example in examples]
         answers = model.texts(name, [example.text for example in examples], choices).argmax(axis=1)
         commonest = np.full(len(labels), np.bincount(labels).argmax())
-        found[name] = macro_f1(labels, answers) - macro_f1(labels, commonest)
+        found[name] = paired_difference(macro_f1, (labels, answers), (labels, commonest), seed=0)
     return Gain(found)
 
 

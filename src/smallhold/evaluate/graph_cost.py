@@ -70,10 +70,10 @@ def _measure(graph: bytes, positions: int, decisions: int) -> GraphCost:
     tokens = np.random.default_rng(0).normal(size=(positions, 1, backend.width)).astype(np.float32)
     session = backend.session()
     spent = []
-    joules_before: float | None = None
+    before: dict[str, tuple[int, int]] = {}
     for number in range(decisions + _WARM_UP):
         if number == _WARM_UP:
-            joules_before = _joules()
+            before = _energy_counters()
         if session.length == positions:
             session.rewind(0)
         begun = time.thread_time()
@@ -81,24 +81,33 @@ def _measure(graph: bytes, positions: int, decisions: int) -> GraphCost:
         session.score([], [-1])
         if number >= _WARM_UP:
             spent.append((time.thread_time() - begun) * 1e3)
-    joules_after = _joules()
+    spent_joules = _joules(before, _energy_counters())
+    joules = None if spent_joules is None else spent_joules / decisions
     p50, p95 = np.percentile(spent, (50, 95))
-    joules = None
-    if joules_before is not None and joules_after is not None and joules_after >= joules_before:
-        joules = (joules_after - joules_before) / decisions  # smaller afterwards: the counter wrapped
     return {"p50_ms": float(p50), "p95_ms": float(p95), "resident_bytes": resident_bytes(), "joules": joules}
 
 
-def _joules() -> float | None:
-    """Energy that all processor packages have taken since the counters began, or None."""
+def _energy_counters() -> dict[str, tuple[int, int]]:
+    """Each processor package's counter and where it wraps, in microjoules; empty where the machine does not say."""
     try:
-        counters = sorted(_ENERGY_COUNTERS.glob("intel-rapl:[0-9]*"))
-        packages = [counter for counter in counters if counter.name.count(":") == 1]
-        if not packages:
-            return None
-        return sum(int((package / "energy_uj").read_text()) for package in packages) / 1e6
+        return {
+            package.name: (int((package / "energy_uj").read_text()), int((package / "max_energy_range_uj").read_text()))
+            for package in sorted(_ENERGY_COUNTERS.glob("intel-rapl:[0-9]*"))
+            if package.name.count(":") == 1
+        }
     except (OSError, ValueError):
+        return {}
+
+
+def _joules(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> float | None:
+    """Energy between two readings; a counter that is smaller afterwards has wrapped once."""
+    if not before or before.keys() != after.keys():
         return None
+    spent = 0
+    for name, (count, wraps_at) in after.items():
+        since = count - before[name][0]
+        spent += since if since >= 0 else since + wraps_at
+    return spent / 1e6
 
 
 if __name__ == "__main__":

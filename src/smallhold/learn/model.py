@@ -86,6 +86,10 @@ class Trunk(nn.Module):
             x = block(x, windowed[layer.window], turns[layer.rope])
         return self.model.norm(x)  # type: ignore[no-any-return, operator]
 
+    def choice_logits(self, hidden: Tensor, choices: Tensor) -> Tensor:
+        """Logits (..., K) of the vocabulary rows `choices` (K,), of final states (..., D)."""
+        return _cap(hidden @ self.lm_head.weight[choices].T.to(hidden.dtype), self.config.logit_softcap)
+
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits (B, T, V)."""
         return self.lm_head(self.hidden(embeddings))  # type: ignore[no-any-return]
@@ -270,4 +274,4 @@ class SignalModel(nn.Module):
             (B, T, K); entry t has seen the prefix and the bins up to t.
         """
         hidden = self.trunk.hidden(self.encoder(channels, static))[:, 1:]
-        return hidden @ self.trunk.lm_head.weight[choices].T.to(hidden.dtype)
+        return self.trunk.choice_logits(hidden, choices)

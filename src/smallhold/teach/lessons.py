@@ -137,7 +137,7 @@ class TextLesson:
         at = torch.tensor([len(row) - 1 for row in batch])
         hidden = model.trunk.hidden(model.trunk.embed(torch.from_numpy(pad(batch, filler))))
         read = hidden[torch.arange(len(rows)), at]
-        logits = read @ model.trunk.lm_head.weight[torch.from_numpy(self.choices)].T.to(read.dtype)
+        logits = model.trunk.choice_logits(read, torch.from_numpy(self.choices))
         return F.cross_entropy(logits.float(), torch.from_numpy(self.targets[rows]))
 
 
@@ -218,12 +218,12 @@ class WordLesson:
         """Binary cross-entropy at every hour word, and the distance to the signal door's states."""
         rows = batch_of(self._lengths, self.batch_size, number, self.seed)
         at = torch.from_numpy(self.table.ends - 1)
-        choice = model.trunk.lm_head.weight[torch.from_numpy(self.choices)]
+        choices = torch.from_numpy(self.choices)
         with torch.no_grad():
             model.set_dropout(0.0)
             channels = torch.from_numpy(self.data.channels[rows].astype(np.float32))
             signal = model.trunk.hidden(model.encoder(channels, torch.from_numpy(self.data.static[rows])))[:, 1:][:, at]
-            scores = (signal @ choice.T.to(signal.dtype)).float()
+            scores = model.trunk.choice_logits(signal, choices).float()
             said = torch.sigmoid(scores[..., 1] - scores[..., 0])
         model.set_dropout(self.dropout)
         spelled = []
@@ -234,7 +234,7 @@ class WordLesson:
         places = torch.from_numpy(np.stack([places for _, places in spelled]))
         hidden = model.trunk.hidden(model.trunk.embed(ids))
         read = hidden[torch.arange(len(rows))[:, None], places]  # (B, cards, D)
-        scores = (read @ choice.T.to(read.dtype)).float()
+        scores = model.trunk.choice_logits(read, choices).float()
         target = 0.5 * said + 0.5 * torch.from_numpy(self.data.target[rows])[:, at]
         loss = F.binary_cross_entropy_with_logits(scores[..., 1] - scores[..., 0], target, reduction="none")
         weight = torch.from_numpy(self.data.hour_weight)[at]

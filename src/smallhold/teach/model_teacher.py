@@ -22,7 +22,7 @@ from smallhold.errors import DataError, RecipeError
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
 from smallhold.learn.model import SignalModel
-from smallhold.records import sha256_hex
+from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.teach.lessons import pad
 from smallhold.teach.signal_task import load_part, save_part
@@ -30,6 +30,24 @@ from smallhold.teach.signal_training import SignalData, SyntheticSet, recombine
 from smallhold.teach.vocabulary import PAD, token_id
 
 _BLOCK = 64
+
+
+def digest_of_run(run: Path, checkpoint: Path | None = None) -> str:
+    """SHA-256 of all that a run's answers depend on: weights of both doors, vocabulary and tasks.
+
+    Args:
+        run: Folder of a finished run.
+        checkpoint: Other weights of the run; None for the trained ones.
+
+    Raises:
+        DataError: the weights are missing.
+    """
+    trained = run / CHECKPOINT_FOLDER
+    folder = checkpoint or trained
+    if not (folder / "model.safetensors").is_file():
+        raise DataError(f"teacher {run}: model.safetensors is missing", hint="run the training command again")
+    files = [*folder.glob("*.safetensors"), *trained.glob("tokenizer.json"), *(run / "tasks").glob("*.json")]
+    return sha256_hex(canonical_json({file.name: sha256_hex(file.read_bytes()) for file in files}))
 
 
 @dataclass(frozen=True)  # without slots, which would leave no place for what is read once
@@ -64,9 +82,12 @@ class ModelTeacher:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of its weights and of how it is listened to."""
-        weights = (self._folder / "model.safetensors").read_bytes()
-        return sha256_hex(weights + f"{self.weight} {self.temperature}".encode())
+        """SHA-256 of what it says and of how it is listened to."""
+        return sha256_hex(f"{self._answers} {self.weight} {self.temperature}".encode())
+
+    @cached_property
+    def _answers(self) -> str:
+        return digest_of_run(self.run, self.checkpoint)
 
     @cached_property
     def model(self) -> SignalModel:
@@ -149,7 +170,7 @@ class ModelTeacher:
             with torch.no_grad():
                 hidden = self.model.trunk.hidden(self.model.trunk.embed(torch.from_numpy(pad(batch, filler))))
             read = hidden[torch.arange(len(batch)), torch.tensor([len(row) - 1 for row in batch])]
-            logits = (read @ self.model.trunk.lm_head.weight[rows].T).detach() / self.temperature
+            logits = self.model.trunk.choice_logits(read, rows).detach() / self.temperature
             said[part] = torch.softmax(logits, dim=-1).numpy()
         return said
 
@@ -171,10 +192,9 @@ class ModelTeacher:
         """(N, T) answers about real or recombined patients, asked once."""
         if self.keep is None:
             return self._ask(data, item)
-        weights = sha256_hex((self._folder / "model.safetensors").read_bytes())
         asked: list[NDArray[Any]] = [data.channels, data.static]
         asked += [] if item is None else [item.donor, item.is_swapped]
-        key = sha256_hex(weights.encode() + b"".join(sha256_hex(part.tobytes()).encode() for part in asked))
+        key = sha256_hex(self._answers.encode() + b"".join(sha256_hex(part.tobytes()).encode() for part in asked))
         path = self.keep / f"{key[:24]}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,13 @@ def test_what_is_unusable_is_left_out_by_name(run, teacher, tmp_path):
     assert holding(tmp_path / "out", "I think billing") == [str(tmp_path / "out" / "answers.db")]
 
 
+def test_nothing_labelled_is_a_failure(run, teacher, tmp_path):
+    teacher.content = lambda body: "I think billing"
+    done = run("[pace]\nconcurrency = 1\ngive_up_after = 1000\n")
+    assert done.code == 1 and "nothing was labelled" in done.err
+    assert manifest_of(tmp_path / "out")["num_labelled"] == 0
+
+
 def test_repeats_are_not_paid_for(run, desk, teacher, tmp_path):
     rows = [{"text": text + tail, "label": "billing"} for text in desk.texts[:20] for tail in ("", "!", " ")]
     (desk.data / "tickets" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
