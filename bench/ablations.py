@@ -9,20 +9,20 @@ what an interrupted call left of them, in `runs/ablations/`.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import figures
 import numpy as np
 from numpy.typing import NDArray
+from place import Place, carry_out
 from text_card import TASK, text_card, write_text_cards
 
 from smallhold.cli.main import main as smallhold
@@ -51,30 +51,9 @@ _NEVER = 1_000_000
 _KEPT = ("task", "data_set", "num_patients", "num_texts", "split", "seed", "bundle", "rows", "differences")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where data lie, and the threads that training may use."""
-
-    data: Path
-    threads: int
-
-
 def main() -> int:
     """Carry out what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*ABLATIONS_BY_NAME, []], help="default: all")
-    parser.add_argument("--data", default=os.environ.get("SMALLHOLD_DATA"), help="default $SMALLHOLD_DATA")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="torch's threads; default 2")
-    args = parser.parse_args()
-    if not args.data:
-        parser.error("real data are needed: set SMALLHOLD_DATA or give --data")
-    place = Place(Path(args.data), args.threads)
-    for name in args.names or ABLATIONS_BY_NAME:
-        print(f"ablation {name}", file=sys.stderr, flush=True)
-        ABLATIONS_BY_NAME[name](place)
-    for path, text in figures.pages().items():
-        figures.write(path, text)
-    return 0
+    return carry_out(__doc__, ABLATIONS_BY_NAME)
 
 
 def precision(place: Place) -> None:
@@ -158,11 +137,8 @@ def _train(name: str, recipe: JointRecipe, place: Place) -> Path:
         run.mkdir(parents=True, exist_ok=True)
         shutil.copytree(RUNS / "hospital" / "teacher", run / "teacher")
     if not (run / "run.json").exists():
-        progress = ProgressBar()
-        try:
+        with closing(ProgressBar()) as progress:
             run_joint(recipe, place.data, run, progress=progress, threads=place.threads)
-        finally:
-            progress.close()
     _bundle(run, bits=8, place=place)
     return run / "bundle-8"
 
@@ -173,11 +149,8 @@ def _pretrain(name: str, recipe: PretrainRecipe, place: Place) -> Path:
     if not (run / "run.json").exists():
         run.mkdir(parents=True, exist_ok=True)
         shutil.copy(RUNS / "base" / "tokenizer.json", run / "tokenizer.json")
-        progress = ProgressBar()
-        try:
+        with closing(ProgressBar()) as progress:
             run_pretraining(recipe, place.data, run, progress=progress, threads=place.threads)
-        finally:
-            progress.close()
     return run / "checkpoint"
 
 

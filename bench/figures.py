@@ -156,6 +156,10 @@ def tables() -> str:
     for path in sorted(FIGURES.glob("ablation-*.json")):
         result = json.loads(path.read_text())
         parts.append(task_table(f"Ablation: {path.stem.removeprefix('ablation-')}", result, result["about"]))
+    parts += [
+        student_table(f"Students: {path.stem.removeprefix('students-')}", json.loads(path.read_text()))
+        for path in sorted(FIGURES.glob("students-*.json"))
+    ]
     return "\n".join(parts)
 
 
@@ -250,6 +254,21 @@ def task_table(title: str, result: dict[str, Any], about: str = "") -> str:
                 label = f"{_METRICS[metric]}"
                 lines.append(f"- {at}{' minus '.join(item['models'])}, {label}: {signed(item[metric])}")
     return "\n".join(lines + shift_lines(result)) + "\n"
+
+
+def student_table(title: str, result: dict[str, Any]) -> str:
+    """What smaller models keep of their teacher's gain over the simple thing, task by task."""
+    tasks = list(result["rows"][0]["gain"])
+    lines = [f"## {title}", "", result["about"], ""]
+    lines.append(f"| model | seed | parameters | share kept | {' | '.join(tasks)} |")
+    lines.append("|" + " --- |" * (4 + len(tasks)))
+    for row in result["rows"]:
+        cells = " | ".join(signed(row["gain"][task]) for task in tasks)
+        lines.append(f"| {row['variant']} | {row['seed']} | {row['parameters']:,} | {row['share']:.3f} | {cells} |")
+    if speed := result.get("speed"):
+        lines += ["", f"A decision takes the teacher {speed['ratio']:.2f} times as long "]
+        lines[-1] += f"({speed['lowest']:.2f} to {speed['highest']:.2f}; processor time, one thread, in turn)."
+    return "\n".join(lines) + "\n"
 
 
 def shift_lines(result: dict[str, Any]) -> list[str]:

@@ -1,0 +1,187 @@
+"""What is a teacher worth to a smaller model, what is pruning worth, and what does training give back at few bits?
+
+    smallhold teach train hospital --splits train --out runs/hospital-train
+    python bench/students.py [NAME ...]     # needs that run, SMALLHOLD_DATA, and hours
+
+Students are measured on the test split, the trunk alone: AUROC above NEWS2's at every hour, macro-F1 above that of the
+commonest label. Nothing is chosen by these figures. Results lie in `docs/figures/students-NAME.json`; runs, and what an
+interrupted call left of them, in `runs/students/`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import figures
+import torch
+from place import Place, carry_out
+
+from smallhold.bundle.onnx_graph import trunk_onnx
+from smallhold.bundle.weights import read_weights
+from smallhold.cli.output import ProgressBar
+from smallhold.compress.qat import quantization_aware
+from smallhold.compress.quantize import quantize_checkpoint, twin_folder
+from smallhold.compress.shipped import as_shipped, shipped_bits
+from smallhold.compress.shrink import recipe_of_teacher, run_shrink
+from smallhold.compress.shrink_recipe import HealingChoice, ShapeChoice, ShrinkRecipe, read_shrink_recipe
+from smallhold.compress.student_quality import Gain, UnseenRows, measure_gain
+from smallhold.evaluate.graph_cost import measure_graph
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+from smallhold.learn.checkpoint import load_signal_model, save_checkpoint
+from smallhold.sectors.splits import Split
+from smallhold.teach.joint import run_joint
+from smallhold.teach.model_teacher import ModelTeacher
+
+RUNS = figures.ROOT / "runs"
+STUDENTS = RUNS / "students"
+_SEEDS = (0, 1, 2)
+#: Half of the layers, and of the vocabulary about half.
+_HALF = ShapeChoice(num_hidden_layers=4, vocab_size=4096)
+_ROUNDS = 7
+_QAT_EPOCHS = 0.25
+
+
+def main() -> int:
+    """Carry out what was asked for."""
+    return carry_out(__doc__, {"eighth": eighth, "half": half, "rounding": rounding})
+
+
+def eighth(place: Place) -> None:
+    """An eighth of the parameters, pruned from the teacher: healed with its answers, or on labels alone."""
+    recipe = read_shrink_recipe("hospital-small")
+    healing = {"with the teacher": recipe.healing, "labels alone": replace(recipe.healing, teacher_weight=0.0)}
+    found = _Found(recipe, place)
+    for seed in _SEEDS:
+        for variant, how in healing.items():
+            run = _shrink(f"eighth-{variant.replace(' ', '-')}-{seed}", replace(recipe, seed=seed, healing=how), place)
+            found.add(variant, seed, run, twin_folder(run, 8))
+    _write("eighth", eighth, found.rows)
+
+
+def half(place: Place) -> None:
+    """Half of the layers and of the vocabulary, 8 bits: pruned and healed, or that shape from scratch as long."""
+    recipe = replace(read_shrink_recipe("hospital-small"), shape=_HALF, name="hospital-half")
+    healing = {"pruned": recipe.healing, "from scratch": replace(recipe.healing, from_scratch=True)}
+    found = _Found(recipe, place)
+    for variant, how in healing.items():
+        run = _shrink(f"half-{variant.replace(' ', '-')}", replace(recipe, healing=how), place)
+        found.add(variant, recipe.seed, run, twin_folder(run, 8))
+    teacher = Path(recipe.teacher)
+    if not twin_folder(teacher, 8).exists():
+        quantize_checkpoint(teacher / CHECKPOINT_FOLDER, twin_folder(teacher, 8))
+    speed = _paired_ms(twin_folder(teacher, 8), twin_folder(STUDENTS / "half-pruned", 8))
+    _write("half", half, found.rows, speed=speed)
+
+
+def rounding(place: Place) -> None:
+    """The teacher itself in 4, 3 and 2 bits: rounded, or trained on for a quarter of an epoch as it will be rounded."""
+    recipe = replace(read_shrink_recipe("hospital-small"), shape=ShapeChoice(), name="hospital")
+    teacher = Path(recipe.teacher)
+    found = _Found(recipe, place)
+    for bits in (4, 3, 2):
+        plain = _rounded(teacher / CHECKPOINT_FOLDER, STUDENTS / f"rounded-{bits}", bits)
+        found.add(f"{bits} bits, rounded", recipe.seed, teacher, plain)
+        run = STUDENTS / f"trained-{bits}"
+        if not (run / "run.json").exists():
+            short = replace(recipe, healing=HealingChoice(epochs=_QAT_EPOCHS, learning_rate=3e-4))
+            _train_rounded(short, run, bits, place)
+        trained = _rounded(run / CHECKPOINT_FOLDER, run / "rounded", bits)
+        found.add(f"{bits} bits, trained", recipe.seed, run, trained)
+    _write("rounding", rounding, found.rows)
+
+
+class _Found:
+    """Rows of a result: the teacher's first."""
+
+    def __init__(self, recipe: ShrinkRecipe, place: Place) -> None:
+        teacher = Path(recipe.teacher)
+        self.unseen = UnseenRows.of(recipe_of_teacher(teacher)[1], place.data, Split.TEST)
+        self.gain = measure_gain(teacher, self.unseen)
+        self.rows = [_row("teacher", recipe.seed, teacher / CHECKPOINT_FOLDER, self.gain, 1.0)]
+
+    def add(self, variant: str, seed: int, run: Path, checkpoint: Path) -> None:
+        """Measure one student."""
+        gain = measure_gain(run, self.unseen, checkpoint=checkpoint)
+        self.rows.append(_row(variant, seed, checkpoint, gain, gain.share_of(self.gain)))
+        print(f"{variant}, seed {seed}: {self.rows[-1]['share']:.3f} of the gain", file=sys.stderr, flush=True)
+
+
+def _row(variant: str, seed: int, checkpoint: Path, gain: Gain, share: float) -> dict[str, Any]:
+    parameters = sum(p.numel() for p in load_signal_model(checkpoint).parameters())
+    gains = {name: interval.to_json() for name, interval in gain.of_task.items()}
+    return {"variant": variant, "seed": seed, "parameters": parameters, "share": share, "gain": gains}
+
+
+def _shrink(name: str, recipe: ShrinkRecipe, place: Place) -> Path:
+    run = STUDENTS / name
+    if not (run / "shrink.json").exists():
+        with closing(ProgressBar()) as progress:
+            run_shrink(recipe, place.data, run, progress=progress, threads=place.threads, answers=STUDENTS / "answers")
+    return run
+
+
+def _train_rounded(recipe: ShrinkRecipe, run: Path, bits: int, place: Place) -> None:
+    """Train the teacher on, its own float32 answers as targets, with weights that read as they will be rounded."""
+    teacher, healing = Path(recipe.teacher), recipe.healing
+    taught = recipe.healed(recipe_of_teacher(teacher)[1], teacher / CHECKPOINT_FOLDER)
+    for part in ("teacher", "ngrams"):
+        shutil.copytree(teacher / part, run / part, dirs_exist_ok=True)
+    with closing(ProgressBar()) as progress:
+        run_joint(
+            taught,
+            place.data,
+            run,
+            progress=progress,
+            threads=place.threads,
+            teacher=ModelTeacher(teacher, healing.teacher_weight, healing.temperature, keep=STUDENTS / "answers"),
+            during=partial(quantization_aware, bits=bits),
+        )
+
+
+def _rounded(source: Path, target: Path, bits: int) -> Path:
+    """A checkpoint of the weights that a runtime would compute with."""
+    model = load_signal_model(source)
+    chosen = shipped_bits(model, bits)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in chosen:
+                parameter.copy_(as_shipped(parameter, chosen[name]))
+    about = json.loads((source / "smallhold.json").read_text())
+    save_checkpoint(model, target, about)
+    return target
+
+
+def _paired_ms(large: Path, small: Path) -> dict[str, Any]:
+    """Processor time of one decision, both graphs in turn, each in a fresh process with one thread."""
+    with tempfile.TemporaryDirectory() as scratch:
+        graphs = [Path(scratch) / f"{i}.onnx" for i in range(2)]
+        for graph, twin in zip(graphs, (large, small), strict=True):
+            graph.write_bytes(trunk_onnx(read_weights(twin)))
+        times = [[measure_graph(g, positions=48, decisions=400)["p50_ms"] for g in graphs] for _ in range(_ROUNDS)]
+    ratios = sorted(a / b for a, b in times)
+    return {
+        "ratio": median(ratios),
+        "lowest": ratios[0],
+        "highest": ratios[-1],
+        "large_ms": median(t[0] for t in times),
+    }
+
+
+def _write(name: str, function: Callable[[Place], None], rows: Iterable[dict[str, Any]], **more: Any) -> None:
+    value = figures.without({"about": inspect.getdoc(function), "rows": list(rows), **more})
+    figures.write(figures.FIGURES / f"students-{name}.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
