@@ -22,10 +22,9 @@ from typing import Any
 import figures
 import numpy as np
 from numpy.typing import NDArray
-from place import Place, carry_out
+from place import RUNS, Place, carry_out, smallhold
 from text_card import TASK, text_card, write_text_cards
 
-from smallhold.cli.main import main as smallhold
 from smallhold.cli.output import ProgressBar
 from smallhold.decide.local import open_bundle
 from smallhold.decide.text_task import LocalTextTask
@@ -40,7 +39,6 @@ from smallhold.teach.joint_recipe import JointRecipe, TextLessonChoice, read_joi
 from smallhold.teach.pretrain import run_pretraining
 from smallhold.teach.pretrain_recipe import PretrainRecipe, read_pretrain_recipe
 
-RUNS = figures.ROOT / "runs"
 ABLATIONS = RUNS / "ablations"
 _KEYS = ("--trusted-keys", str(figures.ROOT / "models" / "trusted_keys"))
 _PUBLISHER = ("--home", str(RUNS / "publisher"))
@@ -157,16 +155,11 @@ def _pretrain(name: str, recipe: PretrainRecipe, place: Place) -> Path:
 def _bundle(run: Path, *, bits: int, place: Place) -> None:
     if (run / f"bundle-{bits}").exists():
         return
-    _call("compress", str(run), "--bits", str(bits))
-    _call(
+    smallhold("compress", str(run), "--bits", str(bits))
+    smallhold(
         "bundle", "build", str(run), "--bits", str(bits), "--out", str(run / f"bundle-{bits}"),
         "--data", str(place.data), *_PUBLISHER,
     )  # fmt: skip
-
-
-def _call(*words: str) -> None:
-    if code := smallhold([*words]):
-        raise SystemExit(f"smallhold {' '.join(words)}: exit code {code}")
 
 
 def _measure(name: str, control: tuple[Path, str], besides: dict[str, Path], place: Place, *more: str) -> None:

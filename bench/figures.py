@@ -160,6 +160,8 @@ def tables() -> str:
         student_table(f"Students: {path.stem.removeprefix('students-')}", json.loads(path.read_text()))
         for path in sorted(FIGURES.glob("students-*.json"))
     ]
+    if _is_there("budgets"):
+        parts.append(budget_table(json.loads((FIGURES / "budgets.json").read_text())))
     return "\n".join(parts)
 
 
@@ -268,6 +270,26 @@ def student_table(title: str, result: dict[str, Any]) -> str:
     if speed := result.get("speed"):
         lines += ["", f"A decision takes the teacher {speed['ratio']:.2f} times as long "]
         lines[-1] += f"({speed['lowest']:.2f} to {speed['highest']:.2f}; processor time, one thread, in turn)."
+    return "\n".join(lines) + "\n"
+
+
+def budget_table(result: dict[str, Any]) -> str:
+    """Budgets, what was found for them, and how far off its costs were from those foretold."""
+    met = sum(1 for row in result["rows"] if row["found"] and not row["broken"])
+    lines = [
+        "## Budgets",
+        "",
+        f"{len(result['rows'])} budgets drawn with seed {result['seed']}, {result['machine']}; {met} found and met when "
+        "the model was built and measured again. Off: foretold over measured, less 1.",
+        "",
+        "| limits | found | bytes off | p95 off | memory off | limits broken |",
+        "|" + " --- |" * 6,
+    ]
+    for row in result["rows"]:
+        limits = ", ".join(f"{name} {number:.4g}" for name, number in sorted(row["limits"].items()))
+        off = [f"{row['off'][name]:+.3f}" if "off" in row else "" for name in ("bytes", "p95_ms", "resident_bytes")]
+        label = row["label"] if row["found"] else f"infeasible, closest {row['label']}"
+        lines.append(f"| {limits} | {label} | {' | '.join(off)} | {'; '.join(row['broken'])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import figures
 
+from smallhold.cli.main import main
+
+RUNS = figures.ROOT / "runs"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -36,3 +40,9 @@ def carry_out(about: str | None, measurements: Mapping[str, Callable[[Place], No
         for path, text in figures.pages().items():
             figures.write(path, text)
     return 0
+
+
+def smallhold(*words: str) -> None:
+    """Run a command, and end where it fails."""
+    if code := main([*words]):
+        raise SystemExit(f"smallhold {' '.join(words)}: exit code {code}")

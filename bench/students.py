@@ -25,7 +25,7 @@ from typing import Any
 
 import figures
 import torch
-from place import Place, carry_out
+from place import RUNS, Place, carry_out
 
 from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
@@ -43,7 +43,6 @@ from smallhold.sectors.splits import Split
 from smallhold.teach.joint import run_joint
 from smallhold.teach.model_teacher import ModelTeacher
 
-RUNS = figures.ROOT / "runs"
 STUDENTS = RUNS / "students"
 _SEEDS = (0, 1, 2)
 #: Half of the layers, and of the vocabulary about half.

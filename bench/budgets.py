@@ -1,0 +1,103 @@
+"""Ten budgets, drawn from a seed: is each met, is an impossible one named, and how far off were the predictions?
+
+    smallhold doctor --profile runs/device.json          # on the machine that is meant, while nothing else runs
+    python bench/budgets.py                              # needs runs/hospital-train and SMALLHOLD_DATA
+
+Costs are what is checked here, so the healing is short and the quality of these students says nothing. Of every model
+that is found a bundle is built and weighed, and its graph is timed again in fresh processes. The result lies in
+`docs/figures/budgets.json`; trials, and what an interrupted call left of them, in `runs/budgets/`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import figures
+import numpy as np
+from place import RUNS, Place, carry_out, smallhold
+
+from smallhold.bundle.onnx_graph import trunk_onnx
+from smallhold.bundle.weights import read_weights
+from smallhold.cli.output import ProgressBar
+from smallhold.compress.budget import Budget
+from smallhold.compress.device_profile import DeviceProfile
+from smallhold.compress.quantize import twin_folder
+from smallhold.compress.search import SearchResult, SearchSettings, run_search
+from smallhold.compress.shrink_recipe import read_shrink_recipe
+from smallhold.evaluate.graph_cost import measure_graph
+
+_SEED, _NUMBER, _REPEATS = 0, 10, 5
+#: Each limit is drawn from its range on a logarithmic scale; the lower ends are out of reach.
+_RANGES = {"max_bytes": (1.5e6, 1.2e7), "max_ms_p95": (0.08, 1.0), "max_rss": (6e7, 1.2e8)}
+_HEALING_EPOCHS = 0.02
+_SEARCH = SearchSettings(trained=3, least_effort=0.3)
+
+
+def main() -> int:
+    """Carry it out."""
+    return carry_out(__doc__, {"budgets": budgets})
+
+
+def budgets(place: Place) -> None:
+    """Draw, search, build, weigh and time."""
+    recipe = read_shrink_recipe("hospital-small")
+    recipe = replace(recipe, healing=replace(recipe.healing, epochs=_HEALING_EPOCHS))
+    profile = DeviceProfile.read(RUNS / "device.json")
+    rows = []
+    for number, budget in enumerate(drawn()):
+        folder = RUNS / "budgets" / f"{number}"
+        with closing(ProgressBar()) as progress:
+            result = run_search(
+                recipe, budget, profile, place.data, folder, settings=_SEARCH, progress=progress, threads=place.threads
+            )
+        rows.append(_row(budget, result, folder, place))
+        print(f"budget {number}: {result.line()}", file=sys.stderr, flush=True)
+    value = {"seed": _SEED, "machine": profile.machine, "rows": rows}
+    text = json.dumps(figures.without(value), indent=1, sort_keys=True) + "\n"
+    figures.write(figures.FIGURES / "budgets.json", text)
+
+
+def drawn() -> list[Budget]:
+    """The budgets: one to three limits each."""
+    rng = np.random.default_rng(_SEED)
+    found = []
+    for _ in range(_NUMBER):
+        names = rng.permutation(list(_RANGES))[: rng.integers(1, len(_RANGES) + 1)]
+        limits = {str(name): float(np.exp(rng.uniform(*np.log(_RANGES[name])))) for name in names}
+        whole = {name: int(limit) for name, limit in limits.items() if name != "max_ms_p95"}
+        found.append(Budget(**(limits | whole)))  # type: ignore[arg-type]
+    return found
+
+
+def _row(budget: Budget, result: SearchResult, folder: Path, place: Place) -> dict[str, Any]:
+    limits = {name: value for name, value in asdict(budget).items() if value}
+    row: dict[str, Any] = {"limits": limits, "said": result.line(), "label": result.label, "found": result.is_feasible}
+    if not result.is_feasible:
+        return row | {"predicted": result.predicted, "broken": result.broken}
+    run = folder / result.run
+    bundle = run / "bundle"
+    if not bundle.exists():
+        smallhold(
+            "bundle", "build", str(run), "--bits", str(result.bits), "--out", str(bundle),
+            "--data", str(place.data), "--home", str(RUNS / "publisher"),
+        )  # fmt: skip
+    weighed = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "graph.onnx"
+        graph.write_bytes(trunk_onnx(read_weights(twin_folder(run, result.bits))))
+        costs = [measure_graph(graph, positions=48, decisions=400) for _ in range(_REPEATS)]
+    built = {"bytes": float(weighed), "p95_ms": median(cost["p95_ms"] for cost in costs)}
+    built["resident_bytes"] = float(median(cost["resident_bytes"] for cost in costs))
+    off = {name: result.predicted[name] / cost - 1 for name, cost in built.items()}
+    return row | {"predicted": result.predicted, "built": built, "off": off, "broken": budget.broken(built)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
