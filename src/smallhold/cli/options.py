@@ -30,7 +30,10 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", default="icu-risk", metavar="NAME", help="task of the bundle; default icu-risk")
     parser.add_argument(
-        "--backend", choices=("onnx_runtime", "reference"), default="onnx_runtime", help="runtime of the model"
+        "--backend",
+        choices=("onnx_runtime", "engine", "reference"),
+        default="onnx_runtime",
+        help="runtime of the model",
     )
     parser.add_argument(
         "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"

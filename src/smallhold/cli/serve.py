@@ -31,7 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "config.json and safetensors, or a .gguf file, becomes a bundle for this run",
     )
     parser.add_argument(
-        "--backend", choices=("onnx_runtime", "reference"), default="onnx_runtime", help="runtime of the model"
+        "--backend",
+        choices=("onnx_runtime", "engine", "reference"),
+        default="onnx_runtime",
+        help="runtime of the model",
     )
     parser.add_argument(
         "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"

@@ -49,10 +49,14 @@ from smallhold.errors import (
 from smallhold.records import sha256_hex
 
 FloatArray = NDArray[np.float32]
-BackendName = Literal["onnx_runtime", "reference"]
+BackendName = Literal["onnx_runtime", "engine", "reference"]
 
 #: Where each runtime finds the trunk inside a bundle.
-TRUNK_FILES: dict[str, str] = {"onnx_runtime": "onnx/trunk.onnx", "reference": "gguf/trunk.gguf"}
+TRUNK_FILES: dict[str, str] = {
+    "onnx_runtime": "onnx/trunk.onnx",
+    "engine": "gguf/trunk.gguf",
+    "reference": "gguf/trunk.gguf",
+}
 
 
 def open_bundle(
@@ -67,7 +71,7 @@ def open_bundle(
 
     Args:
         path: A bundle directory, or the same as an uncompressed ZIP.
-        backend: `onnx_runtime`, or `reference` (numpy, slow, the oracle).
+        backend: `onnx_runtime`, `engine` (our library, from `engine/`), or `reference` (numpy, slow, the oracle).
         trusted_keys: Folder of public keys; default: the `trust` folder of the home directory.
         now: Moment that expiry is judged by; default: the wall clock.
         unsafe_skip_verification: Load without checking signature, digests or expiry. For bundles that this very
@@ -420,6 +424,10 @@ def _load_backend(name: BackendName, data: bytes) -> Backend:
         from smallhold.device.backends.reference import ReferenceBackend
 
         return ReferenceBackend(data)
+    if name == "engine":
+        from smallhold.device.backends.engine import EngineBackend
+
+        return EngineBackend(data)
     from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(data)

@@ -1,4 +1,4 @@
-"""Backends of one model: both runtimes, plain and 8-bit weights, with and without grouped queries."""
+"""Backends of one model: every runtime, plain and 8-bit weights, with and without grouped queries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.engine_library import build_engine
 
 from smallhold.device.backends import Backend
 
@@ -25,6 +26,7 @@ def load(make_checkpoint: Callable[..., Path], quantize: Callable[[Path], Path])
     from smallhold.bundle.gguf import trunk_gguf
     from smallhold.bundle.onnx_graph import trunk_onnx
     from smallhold.bundle.weights import read_weights
+    from smallhold.device.backends.engine import EngineBackend
     from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
     from smallhold.device.backends.reference import ReferenceBackend
 
@@ -37,7 +39,10 @@ def load(make_checkpoint: Callable[..., Path], quantize: Callable[[Path], Path])
         source = quantize(folder(shape)) if is_quantized else folder(shape)
         weights = read_weights(source)
         backend: Backend
-        if runtime == "reference":
+        if runtime == "engine":
+            build_engine()
+            backend = EngineBackend(trunk_gguf(weights, name="test", tokens=[]))
+        elif runtime == "reference":
             backend = ReferenceBackend(trunk_gguf(weights, name="test", tokens=[]))
         else:
             backend = OnnxRuntimeBackend(trunk_onnx(weights))

@@ -52,7 +52,7 @@ def test_both_runtimes_agree_on_ten_thousand_positions(load: Callable[..., Backe
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("runtime", ["reference", "onnx_runtime"])
+@pytest.mark.parametrize("runtime", ["reference", "onnx_runtime", "engine"])
 def test_the_torch_model_and_the_runtimes_agree(load: Callable[..., Backend], runtime: str, shape: str) -> None:
     backend = load(runtime, shape)
     tokens = sequences(backend, 4)

@@ -23,7 +23,7 @@ TOLERANCE_INT8_ACTIVATIONS = 0.02
     scope="module",
     params=[
         (runtime, shape, is_quantized)
-        for runtime in ("reference", "onnx_runtime")
+        for runtime in ("reference", "onnx_runtime", "engine")
         for shape in ("full attention", "grouped queries")
         for is_quantized in (False, True)
     ],

@@ -1,4 +1,4 @@
-"""Runtimes behind one session contract. Import the one you need: `reference` or `onnx_runtime`."""
+"""Runtimes behind one session contract. Import the one you need: `onnx_runtime`, `engine` or `reference`."""
 
 from smallhold.device.backends.contract import Backend, Inputs, Session
 

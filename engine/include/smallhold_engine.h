@@ -1,0 +1,74 @@
+/* Decisions of small language models: the C interface of the Smallhold engine.
+ *
+ * Functions that can fail return 0, or a kind of failure, and write a sentence into `message`
+ * (SMALLHOLD_MESSAGE_BYTES bytes, or NULL). A session is used by one thread at a time; sessions of one model are
+ * independent. Pointers come from this library and are freed once.
+ */
+#ifndef SMALLHOLD_ENGINE_H
+#define SMALLHOLD_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SMALLHOLD_MESSAGE_BYTES 512
+
+enum smallhold_kind {
+  SMALLHOLD_OK = 0,
+  SMALLHOLD_MALFORMED = 1,   /* a file is truncated, damaged, or says impossible things */
+  SMALLHOLD_UNSUPPORTED = 2, /* well formed, but not computed here */
+  SMALLHOLD_SHAPE = 3,       /* an argument has another shape, or an index lies outside */
+  SMALLHOLD_CAPACITY = 4,    /* the context is full */
+  SMALLHOLD_MEMORY = 5,      /* no memory left */
+  SMALLHOLD_SYSTEM = 6       /* a file cannot be read */
+};
+
+typedef struct smallhold_model smallhold_model;
+typedef struct smallhold_session smallhold_session;
+
+typedef struct {
+  uint64_t vocab_size;     /* V */
+  uint64_t width;          /* D */
+  uint64_t context_length; /* positions that a session may hold */
+  uint64_t layers;         /* L */
+} smallhold_info;
+
+/* Kernel families of this processor, the fastest first, separated by spaces. */
+const char *smallhold_kernels(void);
+
+/* Map a GGUF file (it must not change meanwhile), or read one from memory (copied). `kernels`: a family, or NULL for
+ * the fastest. */
+int smallhold_model_open(const char *path, const char *kernels, const smallhold_model **model, smallhold_info *info,
+                         char *message);
+int smallhold_model_from_bytes(const uint8_t *data, size_t length, const char *kernels, const smallhold_model **model,
+                               smallhold_info *info, char *message);
+/* Open sessions keep the model alive. */
+void smallhold_model_free(const smallhold_model *model);
+
+smallhold_session *smallhold_session_new(const smallhold_model *model);
+/* An independent copy that shares memory until one of the two writes. */
+smallhold_session *smallhold_session_fork(const smallhold_session *session);
+void smallhold_session_free(smallhold_session *session);
+
+uint64_t smallhold_session_length(const smallhold_session *session);
+uint64_t smallhold_session_kv_bytes(const smallhold_session *session);
+
+/* Forget all positions from `length` on. */
+int smallhold_session_rewind(smallhold_session *session, uint64_t length, char *message);
+
+/* Add `count` positions for good: tokens (count,) or embeddings (count, D), the other NULL. */
+int smallhold_session_append(smallhold_session *session, const uint32_t *tokens, const float *embeddings, size_t count,
+                             char *message);
+
+/* Logits (num_at, V) of the next token at positions `at` of inputs that are tried and forgotten; -1 is the last position
+ * appended, known directly after an append. */
+int smallhold_session_score(smallhold_session *session, const uint32_t *tokens, const float *embeddings, size_t count,
+                            const int64_t *at, size_t num_at, float *out, char *message);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

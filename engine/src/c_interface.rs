@@ -1,0 +1,296 @@
+//! The C interface; `include/smallhold_engine.h` says the same in C.
+//!
+//! # Safety
+//! Callers keep three promises, which C cannot: pointers of models and sessions come from this library and were not
+//! freed; arrays have the lengths that are given beside them; one session is used by one thread at a time. Everything
+//! else is checked here. Functions return 0 or a kind of `error::Kind`, and write the sentence where they were told.
+
+use std::ffi::{c_char, CStr};
+use std::os::raw::c_int;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::model::{Model, Source};
+use crate::session::{Inputs, Session};
+use crate::{files, kernels};
+
+/// Bytes of a message, its end included.
+pub const MESSAGE_BYTES: usize = 512;
+
+/// Shape of a model, for callers.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Info {
+    /// Entries of the vocabulary.
+    pub vocab_size: u64,
+    /// Width of an embedding.
+    pub width: u64,
+    /// Positions that a session may hold.
+    pub context_length: u64,
+    /// Layers.
+    pub layers: u64,
+}
+
+/// Where a failure's sentence goes: `MESSAGE_BYTES` bytes, or null.
+type Message = *mut c_char;
+
+fn told(message: Message, outcome: Result<()>) -> c_int {
+    let Err(Error { kind, message: words }) = outcome else { return 0 };
+    if !message.is_null() {
+        let mut end = words.len().min(MESSAGE_BYTES - 1);
+        while !words.is_char_boundary(end) {
+            end -= 1;
+        }
+        // SAFETY: the caller gave `MESSAGE_BYTES` bytes, and `end` and the zero behind it fit.
+        unsafe {
+            std::ptr::copy_nonoverlapping(words.as_ptr(), message.cast(), end);
+            *message.add(end) = 0;
+        }
+    }
+    kind as c_int
+}
+
+fn shape(words: &str) -> Error {
+    Error::new(Kind::Shape, words)
+}
+
+/// Numbers at a pointer, or none where the count is 0.
+///
+/// # Safety
+/// `count` numbers lie there, or `count` is 0.
+unsafe fn array<'a, T>(at: *const T, count: usize) -> Result<&'a [T]> {
+    match (count, at.is_null()) {
+        (0, _) => Ok(&[]),
+        (_, true) => Err(shape("a null pointer in place of an array")),
+        // SAFETY: the caller's promise.
+        _ => Ok(unsafe { std::slice::from_raw_parts(at, count) }),
+    }
+}
+
+/// Names of the kernel families of this processor, the fastest first, separated by spaces; a text that stays.
+#[no_mangle]
+pub extern "C" fn smallhold_kernels() -> *const c_char {
+    static NAMES: std::sync::OnceLock<std::ffi::CString> = std::sync::OnceLock::new();
+    let names = || kernels::families().iter().map(|family| family.name).collect::<Vec<_>>().join(" ");
+    NAMES.get_or_init(|| std::ffi::CString::new(names()).unwrap_or_default()).as_ptr()
+}
+
+/// Open a GGUF file; `kernels` names a family, or is null for the fastest.
+///
+/// # Safety
+/// `path` and `kernels` end with a zero; `model` and `info` have room.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_model_open(
+    path: *const c_char,
+    kernels: *const c_char,
+    model: *mut *const Model,
+    info: *mut Info,
+    message: Message,
+) -> c_int {
+    let open = || {
+        if path.is_null() {
+            return Err(shape("a null pointer in place of a path"));
+        }
+        // SAFETY: the caller's promise.
+        let path = unsafe { CStr::from_ptr(path) }.to_str().map_err(|_| shape("the path is not UTF-8"))?;
+        // SAFETY: the caller's promise.
+        unsafe { load(files::open(Path::new(path))?, kernels, model, info) }
+    };
+    told(message, open())
+}
+
+/// Read a GGUF file from memory; its bytes are copied.
+///
+/// # Safety
+/// `len` bytes lie at `data`; otherwise as `smallhold_model_open`.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_model_from_bytes(
+    data: *const u8,
+    len: usize,
+    kernels: *const c_char,
+    model: *mut *const Model,
+    info: *mut Info,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    told(message, unsafe { array(data, len).and_then(|data| load(Arc::new(data.to_vec()), kernels, model, info)) })
+}
+
+/// # Safety
+/// As `smallhold_model_open`.
+unsafe fn load(source: Source, kernels: *const c_char, model: *mut *const Model, info: *mut Info) -> Result<()> {
+    if model.is_null() {
+        return Err(shape("a null pointer in place of a result"));
+    }
+    let family = match kernels.is_null() {
+        true => kernels::detect(),
+        // SAFETY: the caller's promise.
+        false => match unsafe { CStr::from_ptr(kernels) }.to_str().ok().and_then(kernels::family) {
+            Some(family) => family,
+            None => return Err(shape("kernels: this processor has no family of that name")),
+        },
+    };
+    let found = Model::load(source, family)?;
+    let config = &found.config;
+    let sizes = Info {
+        vocab_size: config.vocab as u64,
+        width: config.width as u64,
+        context_length: config.context as u64,
+        layers: config.layers as u64,
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !info.is_null() {
+            *info = sizes;
+        }
+        *model = Arc::into_raw(Arc::new(found));
+    }
+    Ok(())
+}
+
+/// Let go of a model; sessions that are open keep it alive.
+///
+/// # Safety
+/// See the head of the file; null is allowed.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_model_free(model: *const Model) {
+    if !model.is_null() {
+        // SAFETY: made by `smallhold_model_open`, freed once.
+        drop(unsafe { Arc::from_raw(model) });
+    }
+}
+
+/// An empty session.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_new(model: *const Model) -> *mut Session {
+    // SAFETY: the pointer is an `Arc`'s, whose count goes up for the session.
+    let model = unsafe {
+        Arc::increment_strong_count(model);
+        Arc::from_raw(model)
+    };
+    Box::into_raw(Box::new(Session::new(model)))
+}
+
+/// An independent copy of a session.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_fork(session: *const Session) -> *mut Session {
+    // SAFETY: the caller's promise.
+    Box::into_raw(Box::new(unsafe { &*session }.fork()))
+}
+
+/// Let go of a session.
+///
+/// # Safety
+/// See the head of the file; null is allowed.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_free(session: *mut Session) {
+    if !session.is_null() {
+        // SAFETY: made by this library, freed once.
+        drop(unsafe { Box::from_raw(session) });
+    }
+}
+
+/// Positions appended so far.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_length(session: *const Session) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { &*session }.length() as u64
+}
+
+/// Bytes of the cache.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_kv_bytes(session: *const Session) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { &*session }.kv_bytes() as u64
+}
+
+/// Forget all positions from `length` on.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_rewind(session: *mut Session, length: u64, message: Message) -> c_int {
+    // SAFETY: the caller's promise.
+    told(message, unsafe { &mut *session }.rewind(usize::try_from(length).unwrap_or(usize::MAX)))
+}
+
+/// Tokens (T,) or embeddings (T, D), whichever is not null; T may be 0.
+///
+/// # Safety
+/// As many numbers lie there as are said.
+unsafe fn inputs<'a>(tokens: *const u32, embeddings: *const f32, count: usize, width: usize) -> Result<Inputs<'a>> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match embeddings.is_null() {
+            true => Ok(Inputs::Tokens(array(tokens, count)?)),
+            false => {
+                let numbers = count.checked_mul(width).ok_or_else(|| shape("more embeddings than memory"))?;
+                Ok(Inputs::Embeddings(array(embeddings, numbers)?))
+            }
+        }
+    }
+}
+
+/// Add positions for good.
+///
+/// # Safety
+/// See the head of the file; `tokens` or `embeddings` holds `count` ids or rows, the other is null.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_append(
+    session: *mut Session,
+    tokens: *const u32,
+    embeddings: *const f32,
+    count: usize,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let session = unsafe { &mut *session };
+    let width = session.model().config.width;
+    // SAFETY: the caller's promise.
+    told(message, unsafe { inputs(tokens, embeddings, count, width) }.and_then(|inputs| session.append(inputs)))
+}
+
+/// Logits (K, V) at chosen positions of inputs that are tried and forgotten; `out` has room for K times V numbers.
+///
+/// # Safety
+/// As `smallhold_session_append`; `at` holds `num_at` indices.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_score(
+    session: *mut Session,
+    tokens: *const u32,
+    embeddings: *const f32,
+    count: usize,
+    at: *const i64,
+    num_at: usize,
+    out: *mut f32,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let session = unsafe { &mut *session };
+    let width = session.model().config.width;
+    let mut score = || -> Result<()> {
+        // SAFETY: the caller's promise.
+        let (inputs, at) = unsafe { (inputs(tokens, embeddings, count, width)?, array(at, num_at)?) };
+        let found = session.score(inputs, at)?;
+        if out.is_null() && !found.is_empty() {
+            return Err(shape("a null pointer in place of room for logits"));
+        }
+        // SAFETY: the caller gave room for num_at rows of logits.
+        unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), out, found.len()) };
+        Ok(())
+    };
+    told(message, score())
+}

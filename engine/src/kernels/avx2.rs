@@ -1,0 +1,416 @@
+//! AVX2 with FMA and F16C: x86 processors since 2013 (Intel) and 2015 (AMD).
+//!
+//! # Safety
+//! Every `unsafe` function here needs what `is_available` asks for; the table is handed out behind that question alone.
+//! Pointers come from slices whose lengths the callers have checked with the arithmetic beside them.
+
+use core::arch::x86_64::*;
+
+use super::{scalar, Kernels, Rounded, Weights, GROUP};
+use crate::gguf::Encoding;
+
+/// The family; only for processors where `is_available`.
+pub static KERNELS: Kernels = Kernels {
+    name: "avx2",
+    round: |rows, columns, out| unsafe { round(rows, columns, out) },
+    multiply_rounded: |weights, rows, out| unsafe {
+        match weights.encoding {
+            Encoding::Q8_0 => multiply_blocks::<Q8>(weights, rows, out),
+            _ => multiply_blocks::<Q4>(weights, rows, out),
+        }
+    },
+    multiply: |weights, rows, out| unsafe {
+        match weights.encoding {
+            Encoding::F32 => multiply_numbers::<F32>(weights, rows, out),
+            _ => multiply_numbers::<F16>(weights, rows, out),
+        }
+    },
+    scores: |query, keys, out| unsafe { scores(query, keys, out) },
+    add_weighted: |weights, values, sum| unsafe { add_weighted(weights, values, sum) },
+    softmax: |scores, scale| unsafe { softmax(scores, scale) },
+    gate: |first, up| unsafe { gate(first, up) },
+    norm: |row, gain, epsilon, out| unsafe { norm(row, gain, epsilon, out) },
+};
+
+/// Whether this processor has what the family needs.
+#[cfg(feature = "std")]
+pub fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
+    debug_assert_eq!(columns % GROUP, 0);
+    let groups = rows.len() / GROUP;
+    out.values.clear();
+    out.values.resize(groups * GROUP, 0);
+    out.steps.clear();
+    out.steps.resize(groups, 0.0);
+    let sign = _mm256_set1_ps(-0.0);
+    // The four packs below leave the eight quarters of a group out of order; this puts them back.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for g in 0..groups {
+        // SAFETY: g < groups, so 32 numbers and 32 bytes lie there.
+        unsafe {
+            let from = rows.as_ptr().add(g * GROUP);
+            let x = [0, 8, 16, 24].map(|i| _mm256_loadu_ps(from.add(i)));
+            let [a, b, c, d] = x.map(|x| _mm256_andnot_ps(sign, x));
+            let largest = largest(_mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)));
+            let step = largest / 127.0;
+            let inverse = _mm256_set1_ps(if step > 0.0 { 1.0 / step } else { 0.0 });
+            *out.steps.get_unchecked_mut(g) = step;
+            let [a, b, c, d] = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+            let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let ordered = _mm256_permutevar8x32_epi32(packed, order);
+            _mm256_storeu_si256(out.values.as_mut_ptr().add(g * GROUP).cast(), ordered);
+        }
+    }
+}
+
+/// A block of 32 quantized weights.
+trait Block {
+    const BYTES: usize;
+    /// Step and integers of the block at a pointer to `BYTES` readable bytes.
+    unsafe fn load(at: *const u8) -> (f32, __m256i);
+}
+
+struct Q8;
+struct Q4;
+
+impl Block for Q8 {
+    const BYTES: usize = 34;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> (f32, __m256i) {
+        // SAFETY: 34 bytes lie there.
+        unsafe { (step(at), _mm256_loadu_si256(at.add(2).cast())) }
+    }
+}
+
+impl Block for Q4 {
+    const BYTES: usize = 18;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> (f32, __m256i) {
+        // SAFETY: 18 bytes lie there.
+        unsafe {
+            let pairs = _mm_loadu_si128(at.add(2).cast());
+            let both = _mm256_set_m128i(_mm_srli_epi16(pairs, 4), pairs);
+            let steps = _mm256_and_si256(both, _mm256_set1_epi8(15));
+            (step(at), _mm256_sub_epi8(steps, _mm256_set1_epi8(8)))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn step(at: *const u8) -> f32 {
+    // SAFETY: two bytes lie there.
+    unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(at.cast::<u16>().read_unaligned())))) }
+}
+
+/// Tiles of 2 rows of weights by 4 rows of activations, then what is left.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
+    let (columns, groups, rows) = (weights.columns, weights.columns / GROUP, weights.rows());
+    let count = x.values.len() / columns;
+    assert!(out.len() >= count * rows && x.steps.len() >= count * groups && weights.row_bytes() == groups * B::BYTES);
+    let mut o = 0;
+    while o < rows {
+        let high = (rows - o).min(2);
+        let mut t = 0;
+        while t < count {
+            let wide = (count - t).min(4);
+            // SAFETY: rows o .. o + high of the weights and t .. t + wide of the activations exist: see the assertion.
+            unsafe {
+                let w = weights.bytes.as_ptr().add(o * groups * B::BYTES);
+                let (values, steps) = (x.values.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
+                let to = out.as_mut_ptr().add(t * rows + o);
+                match (high, wide) {
+                    (2, 4) => tile::<B, 2, 4>(w, values, steps, groups, to, rows),
+                    (2, 3) => tile::<B, 2, 3>(w, values, steps, groups, to, rows),
+                    (2, 2) => tile::<B, 2, 2>(w, values, steps, groups, to, rows),
+                    (2, _) => tile::<B, 2, 1>(w, values, steps, groups, to, rows),
+                    (_, 4) => tile::<B, 1, 4>(w, values, steps, groups, to, rows),
+                    (_, 3) => tile::<B, 1, 3>(w, values, steps, groups, to, rows),
+                    (_, 2) => tile::<B, 1, 2>(w, values, steps, groups, to, rows),
+                    _ => tile::<B, 1, 1>(w, values, steps, groups, to, rows),
+                }
+            }
+            t += wide;
+        }
+        o += high;
+    }
+}
+
+/// Products of R rows of weights with T rows of activations, every sum in the same order whatever R and T are.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<B: Block, const R: usize, const T: usize>(
+    weights: *const u8,
+    values: *const i8,
+    steps: *const f32,
+    groups: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [[_mm256_setzero_ps(); T]; R];
+    // SAFETY: the caller has R rows of `groups` blocks, T rows of activations, and room for R x T products.
+    unsafe {
+        for g in 0..groups {
+            let mut x = [_mm256_setzero_si256(); T];
+            for (t, slot) in x.iter_mut().enumerate() {
+                *slot = _mm256_loadu_si256(values.add((t * groups + g) * GROUP).cast());
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let (step, w) = B::load(weights.add((r * groups + g) * B::BYTES));
+                let size = _mm256_abs_epi8(w);
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    // Bytes times bytes need one side without signs: |w| times x with the sign of w. 127 * 127 * 2
+                    // fits 16 bits; -128 does not occur in either.
+                    let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x[t], w));
+                    let quads = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
+                    let scale = _mm256_set1_ps(step * *steps.add(t * groups + g));
+                    *sum = _mm256_fmadd_ps(quads, scale, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (t, sum) in sums.iter().enumerate() {
+                *out.add(t * stride + r) = total(*sum);
+            }
+        }
+    }
+}
+
+/// Eight weights as numbers.
+trait Numbers {
+    const BYTES: usize;
+    /// Eight numbers at a pointer to `8 * BYTES` readable bytes.
+    unsafe fn load(at: *const u8) -> __m256;
+}
+
+struct F32;
+struct F16;
+
+impl Numbers for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: 32 bytes lie there.
+        unsafe { _mm256_loadu_ps(at.cast()) }
+    }
+}
+
+impl Numbers for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: 16 bytes lie there.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_numbers<N: Numbers>(weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
+    let (columns, rows) = (weights.columns, weights.rows());
+    if columns % 8 != 0 {
+        return scalar::multiply(weights, x, out);
+    }
+    let count = x.len() / columns;
+    assert!(out.len() >= count * rows && weights.row_bytes() == columns * N::BYTES);
+    for o in 0..rows {
+        let mut t = 0;
+        while t < count {
+            let wide = (count - t).min(4);
+            // SAFETY: row o of the weights and rows t .. t + wide of x exist: see the assertion.
+            unsafe {
+                let w = weights.bytes.as_ptr().add(o * columns * N::BYTES);
+                let (from, to) = (x.as_ptr().add(t * columns), out.as_mut_ptr().add(t * rows + o));
+                match wide {
+                    4 => row_by::<N, 4>(w, from, columns, to, rows),
+                    3 => row_by::<N, 3>(w, from, columns, to, rows),
+                    2 => row_by::<N, 2>(w, from, columns, to, rows),
+                    _ => row_by::<N, 1>(w, from, columns, to, rows),
+                }
+            }
+            t += wide;
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row_by<N: Numbers, const T: usize>(
+    weights: *const u8,
+    x: *const f32,
+    columns: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut sums = [_mm256_setzero_ps(); T];
+    // SAFETY: the caller has one row of weights, T rows of x, and room for T products.
+    unsafe {
+        for i in (0..columns).step_by(8) {
+            let w = N::load(weights.add(i * N::BYTES));
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm256_fmadd_ps(w, _mm256_loadu_ps(x.add(t * columns + i)), *sum);
+            }
+        }
+        for (t, sum) in sums.iter().enumerate() {
+            *out.add(t * stride) = total(*sum);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
+    let width = query.len();
+    if width % 8 != 0 {
+        return scalar::scores(query, keys, out);
+    }
+    let count = keys.len() / width;
+    assert!(out.len() >= count);
+    for n in 0..count {
+        let mut sum = _mm256_setzero_ps();
+        // SAFETY: key n has `width` numbers, as the query has, and `out` a place for it.
+        unsafe {
+            let key = keys.as_ptr().add(n * width);
+            for i in (0..width).step_by(8) {
+                sum = _mm256_fmadd_ps(_mm256_loadu_ps(query.as_ptr().add(i)), _mm256_loadu_ps(key.add(i)), sum);
+            }
+            *out.get_unchecked_mut(n) = total(sum);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
+    let width = sum.len();
+    if width % 8 != 0 {
+        return scalar::add_weighted(weights, values, sum);
+    }
+    assert!(values.len() >= weights.len() * width);
+    for i in (0..width).step_by(8) {
+        // SAFETY: every value has `width` numbers, as the sum has.
+        unsafe {
+            let mut part = _mm256_loadu_ps(sum.as_ptr().add(i));
+            for (n, weight) in weights.iter().enumerate() {
+                part =
+                    _mm256_fmadd_ps(_mm256_set1_ps(*weight), _mm256_loadu_ps(values.as_ptr().add(n * width + i)), part);
+            }
+            _mm256_storeu_ps(sum.as_mut_ptr().add(i), part);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn softmax(scores: &mut [f32], scale: f32) {
+    let whole = scores.len() / 8 * 8;
+    let mut most = _mm256_set1_ps(f32::NEG_INFINITY);
+    for i in (0..whole).step_by(8) {
+        // SAFETY: i + 8 <= len.
+        most = unsafe { _mm256_max_ps(most, _mm256_loadu_ps(scores.as_ptr().add(i))) };
+    }
+    let largest = scores[whole..].iter().copied().fold(unsafe { self::largest(most) }, f32::max);
+    let (top, factor) = (_mm256_set1_ps(largest), _mm256_set1_ps(scale));
+    let mut sums = _mm256_setzero_ps();
+    for i in (0..whole).step_by(8) {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(scores.as_ptr().add(i)), top), factor);
+            let e = exp(x);
+            _mm256_storeu_ps(scores.as_mut_ptr().add(i), e);
+            sums = _mm256_add_ps(sums, e);
+        }
+    }
+    let mut sum = unsafe { total(sums) };
+    for score in &mut scores[whole..] {
+        *score = crate::math::exp((*score - largest) * scale);
+        sum += *score;
+    }
+    let inverse = 1.0 / sum;
+    for score in scores {
+        *score *= inverse;
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn gate(first: &mut [f32], up: &[f32]) {
+    let whole = first.len().min(up.len()) / 8 * 8;
+    let one = _mm256_set1_ps(1.0);
+    for i in (0..whole).step_by(8) {
+        // SAFETY: i + 8 is within both.
+        unsafe {
+            let g = _mm256_loadu_ps(first.as_ptr().add(i));
+            let e = exp(_mm256_sub_ps(_mm256_setzero_ps(), g));
+            let silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+            _mm256_storeu_ps(first.as_mut_ptr().add(i), _mm256_mul_ps(silu, _mm256_loadu_ps(up.as_ptr().add(i))));
+        }
+    }
+    scalar::gate(&mut first[whole..], &up[whole..]);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn norm(row: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
+    let width = row.len();
+    if width % 8 != 0 {
+        return scalar::norm(row, gain, epsilon, out);
+    }
+    assert!(gain.len() >= width && out.len() >= width);
+    let mut squares = _mm256_setzero_ps();
+    for i in (0..width).step_by(8) {
+        // SAFETY: i + 8 <= width.
+        unsafe {
+            let x = _mm256_loadu_ps(row.as_ptr().add(i));
+            squares = _mm256_fmadd_ps(x, x, squares);
+        }
+    }
+    let mean = unsafe { total(squares) } / width as f32;
+    let inverse = _mm256_set1_ps(1.0 / crate::math::sqrt(mean + epsilon));
+    for i in (0..width).step_by(8) {
+        // SAFETY: as above.
+        unsafe {
+            let scaled = _mm256_mul_ps(_mm256_loadu_ps(row.as_ptr().add(i)), inverse);
+            _mm256_storeu_ps(out.as_mut_ptr().add(i), _mm256_mul_ps(scaled, _mm256_loadu_ps(gain.as_ptr().add(i))));
+        }
+    }
+}
+
+/// `math::exp`, eight at a time: the same reduction and the same series.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn exp(x: __m256) -> __m256 {
+    let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0)), _mm256_set1_ps(88.0));
+    let k = _mm256_round_ps(
+        _mm256_mul_ps(x, _mm256_set1_ps(core::f32::consts::LOG2_E)),
+        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC,
+    );
+    let r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0.693_359_4), x);
+    let r = _mm256_fmadd_ps(k, _mm256_set1_ps(2.121_944_4e-4), r);
+    let mut p = _mm256_set1_ps(1.0 / 720.0);
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    }
+    let power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127)), 23);
+    _mm256_mul_ps(p, _mm256_castsi256_ps(power))
+}
+
+/// Sum of eight numbers, always in this order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn total(x: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn largest(x: __m256) -> f32 {
+    let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)))
+}

@@ -1,0 +1,230 @@
+//! What is fast: products of matrices, attention's inner loops, and the functions applied to every number.
+//!
+//! One file a processor family; `scalar` says what each kernel computes and is the slow twin in the tests. A family is
+//! a table of functions, chosen once when a model is loaded. Whatever tile a kernel works in, one output is always
+//! summed in one order, so that a prompt computed in pieces gives the same bits as the whole.
+
+use alloc::vec::Vec;
+
+use crate::gguf::Encoding;
+
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx2;
+pub mod scalar;
+
+/// Weights in a group that share a step, in the file and in rounded activations.
+pub const GROUP: usize = 32;
+
+/// Rows of activations, rounded to 8 bits for products with quantized weights.
+///
+/// Every group of a row has a step of its own: no row depends on another, so chunks do not change the result.
+#[derive(Debug, Default, Clone)]
+pub struct Rounded {
+    /// Integers, (T, I).
+    pub values: Vec<i8>,
+    /// Steps, (T, I / 32).
+    pub steps: Vec<f32>,
+    /// Whether these are the rows that are being multiplied; matrices that read the same rows share one rounding.
+    pub is_current: bool,
+}
+
+/// A matrix (O, I) as it lies in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// How its numbers are written.
+    pub encoding: Encoding,
+    /// I.
+    pub columns: usize,
+    /// Its rows, one behind the other.
+    pub bytes: &'a [u8],
+}
+
+impl Weights<'_> {
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        let (numbers, bytes) = self.encoding.block();
+        self.columns / numbers * bytes
+    }
+
+    /// O.
+    pub fn rows(&self) -> usize {
+        self.bytes.len() / self.row_bytes()
+    }
+}
+
+/// The functions of one processor family.
+pub struct Kernels {
+    /// Of the family.
+    pub name: &'static str,
+    /// Round rows (T, I) to 8 bits; I a multiple of 32.
+    pub round: fn(rows: &[f32], columns: usize, out: &mut Rounded),
+    /// Products (T, O) of rounded rows with weights in Q8_0 or Q4_0.
+    pub multiply_rounded: fn(weights: Weights<'_>, rows: &Rounded, out: &mut [f32]),
+    /// Products (T, O) of rows (T, I) with weights in F32 or F16.
+    pub multiply: fn(weights: Weights<'_>, rows: &[f32], out: &mut [f32]),
+    /// Product of a query (hd,) with every key (N, hd): (N,).
+    pub scores: fn(query: &[f32], keys: &[f32], out: &mut [f32]),
+    /// Add values (N, hd), each by its weight (N,), to a sum (hd,).
+    pub add_weighted: fn(weights: &[f32], values: &[f32], sum: &mut [f32]),
+    /// Softmax of scores (N,) times a scale, in place.
+    pub softmax: fn(scores: &mut [f32], scale: f32),
+    /// SiLU of the gate times the other half, in place: gate / (1 + e^-gate) * up.
+    pub gate: fn(gate: &mut [f32], up: &[f32]),
+    /// Root-mean-square norm of a row (D,) times a gain (D,).
+    pub norm: fn(row: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]),
+}
+
+/// The fastest family that this processor has.
+pub fn detect() -> &'static Kernels {
+    families()[0]
+}
+
+/// All families that this processor has, the fastest first; `scalar` last.
+pub fn families() -> &'static [&'static Kernels] {
+    static PLAIN: [&Kernels; 1] = [&scalar::KERNELS];
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    {
+        static WITH_AVX2: [&Kernels; 2] = [&avx2::KERNELS, &scalar::KERNELS];
+        if avx2::is_available() {
+            return &WITH_AVX2;
+        }
+    }
+    &PLAIN
+}
+
+/// A family by name, if this processor has it.
+pub fn family(name: &str) -> Option<&'static Kernels> {
+    families().iter().copied().find(|family| family.name == name)
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    /// Numbers in (-1, 1) that are the same on every machine.
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn bytes(count: usize, seed: u32) -> Vec<u8> {
+        numbers(count, seed).iter().map(|x| (x * 127.0) as i8 as u8).collect()
+    }
+
+    /// Blocks of an encoding, with steps of about 0.01.
+    fn blocks(encoding: Encoding, rows: usize, columns: usize) -> Vec<u8> {
+        let (_, size) = encoding.block();
+        let mut found = bytes(rows * columns / GROUP * size, 7);
+        for (i, block) in found.chunks_exact_mut(size).enumerate() {
+            block[..2].copy_from_slice(&(0x2000_u16 + 13 * (i as u16 % 64)).to_le_bytes());
+        }
+        found
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32], size: f32, what: &str) {
+        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+            assert!((a - b).abs() <= 2e-6 * size.max(b.abs()), "{what}: {a} and {b} at {i}");
+        }
+        assert_eq!(found.len(), expected.len(), "{what}");
+    }
+
+    #[test]
+    fn every_family_computes_what_the_slow_twin_does() {
+        for family in families() {
+            for (count, columns, rows) in [(1, 32, 1), (5, 96, 3), (4, 64, 8), (7, 192, 5), (11, 512, 2)] {
+                let x = numbers(count * columns, 1);
+                let (mut ours, mut theirs) = (Rounded::default(), Rounded::default());
+                (family.round)(&x, columns, &mut ours);
+                scalar::round(&x, columns, &mut theirs);
+                assert_eq!((&ours.values, &ours.steps), (&theirs.values, &theirs.steps), "{}", family.name);
+                for encoding in [Encoding::Q8_0, Encoding::Q4_0] {
+                    let data = blocks(encoding, rows, columns);
+                    let weights = Weights { encoding, columns, bytes: &data };
+                    let (mut found, mut expected) = (vec![0.0; count * rows], vec![0.0; count * rows]);
+                    (family.multiply_rounded)(weights, &ours, &mut found);
+                    scalar::multiply_rounded(weights, &ours, &mut expected);
+                    assert_close(&found, &expected, 1.0, family.name);
+                    // A row alone, and rows in any company, are the same bits.
+                    for t in 0..count {
+                        let mut alone = Rounded::default();
+                        (family.round)(&x[t * columns..(t + 1) * columns], columns, &mut alone);
+                        let mut single = vec![0.0; rows];
+                        (family.multiply_rounded)(weights, &alone, &mut single);
+                        assert_eq!(single, found[t * rows..(t + 1) * rows], "{} {t}", family.name);
+                    }
+                }
+                for encoding in [Encoding::F32, Encoding::F16] {
+                    let data: Vec<u8> = match encoding {
+                        Encoding::F32 => numbers(rows * columns, 3).iter().flat_map(|x| x.to_le_bytes()).collect(),
+                        _ => (0..rows * columns).flat_map(|i| (0x3000 + 97 * (i as u16 % 90)).to_le_bytes()).collect(),
+                    };
+                    let weights = Weights { encoding, columns, bytes: &data };
+                    let (mut found, mut expected) = (vec![0.0; count * rows], vec![0.0; count * rows]);
+                    (family.multiply)(weights, &x, &mut found);
+                    scalar::multiply(weights, &x, &mut expected);
+                    assert_close(&found, &expected, 8.0, family.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_family_computes_the_small_functions_as_the_slow_twin_does() {
+        for family in families() {
+            for width in [1, 7, 8, 20, 32, 65] {
+                let (a, b) = (numbers(width, 5), numbers(3 * width, 6));
+                let (mut found, mut expected) = (vec![0.0; 3], vec![0.0; 3]);
+                (family.scores)(&a, &b, &mut found);
+                scalar::scores(&a, &b, &mut expected);
+                assert_close(&found, &expected, 4.0, family.name);
+                let (mut found, mut expected) = (a.clone(), a.clone());
+                (family.add_weighted)(&[0.5, -2.0, 0.25], &b, &mut found);
+                scalar::add_weighted(&[0.5, -2.0, 0.25], &b, &mut expected);
+                assert_close(&found, &expected, 1.0, family.name);
+                let (mut found, mut expected) = (b.clone(), b.clone());
+                (family.softmax)(&mut found, 3.0);
+                scalar::softmax(&mut expected, 3.0);
+                assert_close(&found, &expected, 0.1, family.name);
+                assert!((found.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                let (mut found, mut expected) = (a.iter().map(|x| 20.0 * x).collect::<Vec<_>>(), vec![0.0; 0]);
+                expected.extend_from_slice(&found);
+                (family.gate)(&mut found, &b[..width]);
+                scalar::gate(&mut expected, &b[..width]);
+                assert_close(&found, &expected, 1.0, family.name);
+                let (mut found, mut expected) = (vec![0.0; width], vec![0.0; width]);
+                (family.norm)(&a, &b[..width], 1e-5, &mut found);
+                scalar::norm(&a, &b[..width], 1e-5, &mut expected);
+                assert_close(&found, &expected, 1.0, family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_and_a_huge_one_are_rounded() {
+        for family in families() {
+            let mut out = Rounded::default();
+            let mut row = vec![0.0; 64];
+            row[40] = -1e30;
+            row[41] = 0.5e30;
+            (family.round)(&row, 64, &mut out);
+            assert_eq!((out.values[40], out.values[41], out.steps[0]), (-127, 64, 0.0), "{}", family.name);
+            assert!(out.values[..32].iter().all(|x| *x == 0));
+        }
+    }
+
+    #[test]
+    fn a_block_of_four_bits_is_unpacked_as_the_file_format_says() {
+        let mut block = [0_u8; 18];
+        block[..2].copy_from_slice(&0x3c00_u16.to_le_bytes()); // 1.0
+        block[2] = 0xf0; // weight 0 is 0 - 8, weight 16 is 15 - 8
+        let (step, integers) = scalar::unpack(Encoding::Q4_0, &block);
+        assert_eq!((step, integers[0], integers[16], integers[1]), (1.0, -8, 7, -8));
+    }
+}

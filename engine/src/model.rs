@@ -1,0 +1,293 @@
+//! A model: its shape, and its matrices where they lie in the file.
+//!
+//! Names and layouts are llama.cpp's. Architectures: `llama` (rows of queries and keys in pairs), `qwen2` (halves, with
+//! biases) and `qwen3` (halves, with norms of queries and keys).
+
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::error::Result;
+use crate::gguf::{Encoding, Gguf, TensorInfo};
+use crate::kernels::{scalar, Kernels, Weights, GROUP};
+use crate::math::{cos_sin, exp_f64, ln_f64};
+
+/// Bytes that somebody keeps alive: a memory map, or a vector.
+pub type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Sizes beyond which a file is taken for damaged.
+const MOST: usize = 1 << 20;
+const MOST_CONTEXT: usize = 1 << 24;
+
+/// Shape and constants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Layers.
+    pub layers: usize,
+    /// Width of the stream (D).
+    pub width: usize,
+    /// Channels of the gated MLP (F).
+    pub mlp: usize,
+    /// Query heads (H).
+    pub heads: usize,
+    /// Key-value heads (KV).
+    pub kv_heads: usize,
+    /// Width of a head (hd).
+    pub head_dim: usize,
+    /// Entries of the vocabulary (V).
+    pub vocab: usize,
+    /// Positions that a session may hold.
+    pub context: usize,
+    /// Added under the root of every norm.
+    pub epsilon: f32,
+    /// Channels of a head that turn with the position.
+    pub rotary_dim: usize,
+    /// Whether neighbours turn together (`llama`) or channel i with channel i + rotary_dim / 2.
+    pub is_paired: bool,
+}
+
+/// A matrix in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matrix {
+    /// O.
+    pub rows: usize,
+    /// I.
+    pub columns: usize,
+    encoding: Encoding,
+    place: Range<usize>,
+}
+
+impl Matrix {
+    /// Whether products take activations rounded to 8 bits.
+    pub fn is_quantized(&self) -> bool {
+        matches!(self.encoding, Encoding::Q8_0 | Encoding::Q4_0)
+    }
+}
+
+/// A matrix with what is added to its products.
+#[derive(Debug)]
+pub struct Linear {
+    /// (O, I).
+    pub matrix: Matrix,
+    /// (O,), where the family has one.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One decoder layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Gain (D,) of the norm before attention.
+    pub attention_norm: Vec<f32>,
+    /// (H hd, D).
+    pub query: Linear,
+    /// (KV hd, D).
+    pub key: Linear,
+    /// (KV hd, D).
+    pub value: Linear,
+    /// Gains (hd,) of the norms of queries and keys, where the family has them.
+    pub head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// (D, H hd).
+    pub output: Linear,
+    /// Gain (D,) of the norm before the MLP.
+    pub mlp_norm: Vec<f32>,
+    /// (F, D).
+    pub gate: Linear,
+    /// (F, D).
+    pub up: Linear,
+    /// (D, F).
+    pub down: Linear,
+}
+
+/// Everything that sessions share.
+pub struct Model {
+    /// Shape.
+    pub config: Config,
+    /// What computes.
+    pub kernels: &'static Kernels,
+    /// Rows of the vocabulary (V, D).
+    pub embedding: Matrix,
+    /// (V, D); the embedding again where the head is tied.
+    pub head: Matrix,
+    /// Gain (D,) of the last norm.
+    pub final_norm: Vec<f32>,
+    /// In order.
+    pub layers: Vec<Layer>,
+    /// Cosine and sine of every position and turning pair, (context, rotary_dim / 2).
+    pub turns: Vec<(f32, f32)>,
+    source: Source,
+}
+
+impl Model {
+    /// Read a model; the weights stay where they are.
+    ///
+    /// # Errors
+    /// `Malformed`: a tensor or key is absent, or shapes contradict each other. `Unsupported`: another architecture, or
+    /// a tensor that it does not have.
+    pub fn load(source: Source, kernels: &'static Kernels) -> Result<Self> {
+        let file = Gguf::parse((*source).as_ref())?;
+        let mut reader = Reader { file, data: (*source).as_ref(), used: 0 };
+        let config = reader.config()?;
+        let (width, queries) = (config.width, config.heads * config.head_dim);
+        let keys = config.kv_heads * config.head_dim;
+        let embedding = reader.matrix("token_embd", config.vocab, width)?;
+        let head = match reader.has("output.weight") {
+            true => reader.matrix("output", config.vocab, width)?,
+            false => embedding.clone(),
+        };
+        let final_norm = reader.vector("output_norm.weight", width)?;
+        let divisors = match reader.has("rope_freqs.weight") {
+            true => Some(reader.vector("rope_freqs.weight", config.rotary_dim / 2)?),
+            false => None,
+        };
+        let mut layers = Vec::new();
+        for i in 0..config.layers {
+            let name = |part: &str| format!("blk.{i}.{part}");
+            let head_norms = match reader.has(&name("attn_q_norm.weight")) {
+                true => Some((
+                    reader.vector(&name("attn_q_norm.weight"), config.head_dim)?,
+                    reader.vector(&name("attn_k_norm.weight"), config.head_dim)?,
+                )),
+                false => None,
+            };
+            layers.push(Layer {
+                attention_norm: reader.vector(&name("attn_norm.weight"), width)?,
+                query: reader.linear(&name("attn_q"), queries, width)?,
+                key: reader.linear(&name("attn_k"), keys, width)?,
+                value: reader.linear(&name("attn_v"), keys, width)?,
+                head_norms,
+                output: reader.linear(&name("attn_output"), width, queries)?,
+                mlp_norm: reader.vector(&name("ffn_norm.weight"), width)?,
+                gate: reader.linear(&name("ffn_gate"), config.mlp, width)?,
+                up: reader.linear(&name("ffn_up"), config.mlp, width)?,
+                down: reader.linear(&name("ffn_down"), width, config.mlp)?,
+            });
+        }
+        if reader.used < reader.file.tensors.len() {
+            let more = reader.file.tensors.len() - reader.used;
+            fail!(Unsupported, "{more} tensors of the file belong to no part of this architecture");
+        }
+        let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
+        Ok(Self { config, kernels, embedding, head, final_norm, layers, turns, source })
+    }
+
+    /// A matrix's weights.
+    pub fn weights(&self, matrix: &Matrix) -> Weights<'_> {
+        let data: &[u8] = (*self.source).as_ref();
+        Weights { encoding: matrix.encoding, columns: matrix.columns, bytes: &data[matrix.place.clone()] }
+    }
+
+    /// The embedding of a token (D,).
+    pub fn embed(&self, id: u32, out: &mut [f32]) {
+        scalar::widen(self.weights(&self.embedding), id as usize, out);
+    }
+}
+
+fn turns(config: &Config, base: f64, divisors: Option<&[f32]>) -> Vec<(f32, f32)> {
+    let half = config.rotary_dim / 2;
+    let mut found = vec![(0.0, 0.0); config.context * half];
+    for i in 0..half {
+        let mut frequency = exp_f64(-ln_f64(base) * (2 * i) as f64 / config.rotary_dim as f64);
+        if let Some(divisors) = divisors {
+            frequency /= f64::from(divisors[i]);
+        }
+        for position in 0..config.context {
+            let (cos, sin) = cos_sin(position as f64 * frequency);
+            found[position * half + i] = (cos as f32, sin as f32);
+        }
+    }
+    found
+}
+
+struct Reader<'a> {
+    file: Gguf,
+    data: &'a [u8],
+    used: usize,
+}
+
+impl Reader<'_> {
+    fn key(&self, name: &str) -> alloc::string::String {
+        format!("{}.{name}", self.file.text("general.architecture").unwrap_or(""))
+    }
+
+    fn config(&self) -> Result<Config> {
+        let is_paired = match self.file.text("general.architecture") {
+            Some("llama") => true,
+            Some("qwen2" | "qwen3") => false,
+            other => fail!(Unsupported, "general.architecture: expected llama, qwen2 or qwen3, got {other:?}"),
+        };
+        let size = |name: &str, most: usize| self.file.size(&self.key(name), most);
+        let (width, heads) = (size("embedding_length", MOST)?, size("attention.head_count", MOST)?);
+        let kv_heads = size("attention.head_count_kv", MOST)?;
+        let head_dim = match self.file.metadata.get(&self.key("attention.key_length")) {
+            Some(_) => size("attention.key_length", MOST)?,
+            None => width / heads,
+        };
+        let rotary_dim = match self.file.metadata.get(&self.key("rope.dimension_count")) {
+            Some(_) => size("rope.dimension_count", MOST)?,
+            None => head_dim,
+        };
+        if kv_heads > heads || heads % kv_heads != 0 || head_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {
+            fail!(
+                Malformed,
+                "impossible heads: {heads} of queries, {kv_heads} of keys, width {head_dim}, of it {rotary_dim} turning"
+            );
+        }
+        let Some(embedding) = self.file.tensors.get("token_embd.weight") else {
+            fail!(Malformed, "the file lacks token_embd.weight")
+        };
+        Ok(Config {
+            layers: size("block_count", MOST)?,
+            width,
+            mlp: size("feed_forward_length", MOST)?,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab: embedding.rows,
+            context: size("context_length", MOST_CONTEXT)?,
+            epsilon: self.file.positive(&self.key("attention.layer_norm_rms_epsilon"), 1e-5)? as f32,
+            rotary_dim,
+            is_paired,
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.file.tensors.contains_key(name)
+    }
+
+    fn info(&mut self, name: &str, rows: usize, columns: usize) -> Result<TensorInfo> {
+        let Some(info) = self.file.tensors.get(name) else { fail!(Malformed, "the file lacks {name}") };
+        if (info.rows, info.columns) != (rows, columns) {
+            fail!(Malformed, "{name}: expected ({rows}, {columns}), got ({}, {})", info.rows, info.columns);
+        }
+        self.used += 1;
+        Ok(info.clone())
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        let info = self.info(&format!("{name}.weight"), rows, columns)?;
+        debug_assert!(info.encoding.block().0 == 1 || columns % GROUP == 0);
+        Ok(Matrix { rows, columns, encoding: info.encoding, place: info.start..info.start + info.len })
+    }
+
+    fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        let matrix = self.matrix(name, rows, columns)?;
+        let bias = match self.has(&format!("{name}.bias")) {
+            true => Some(self.vector(&format!("{name}.bias"), rows)?),
+            false => None,
+        };
+        Ok(Linear { matrix, bias })
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let info = self.info(name, 1, len)?;
+        let bytes = &self.data[info.start..info.start + info.len];
+        let mut out = vec![0.0; len];
+        scalar::widen(Weights { encoding: info.encoding, columns: len, bytes }, 0, &mut out);
+        if out.iter().any(|x| !x.is_finite()) {
+            fail!(Malformed, "{name}: holds numbers that are not finite");
+        }
+        Ok(out)
+    }
+}

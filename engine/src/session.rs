@@ -1,0 +1,162 @@
+//! One sequence: append what is known, score what might be, fork and rewind.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::cache::Cache;
+use crate::error::Result;
+use crate::forward::{forward, logits, Room};
+use crate::model::Model;
+
+/// Positions that enter a sequence.
+#[derive(Clone, Copy)]
+pub enum Inputs<'a> {
+    /// Token ids (T,).
+    Tokens(&'a [u32]),
+    /// Embeddings (T, D).
+    Embeddings(&'a [f32]),
+}
+
+/// A causal sequence and its cache.
+pub struct Session {
+    model: Arc<Model>,
+    cache: Cache,
+    length: usize,
+    /// Final state (D,) of the last position appended; unknown at the start and after a rewind.
+    last: Option<Vec<f32>>,
+    room: Room,
+}
+
+impl Session {
+    /// An empty sequence.
+    pub fn new(model: Arc<Model>) -> Self {
+        let cache = Cache::new(&model.config);
+        Self { model, cache, length: 0, last: None, room: Room::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions appended so far.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of the cache, pages that forks share included.
+    pub fn kv_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Add positions for good.
+    ///
+    /// # Errors
+    /// `Capacity`: the context would be exceeded. `Shape`: an id outside the vocabulary, or embeddings that are not
+    /// whole rows. The session is unchanged.
+    pub fn append(&mut self, inputs: Inputs<'_>) -> Result<()> {
+        let states = self.run(inputs)?;
+        let width = self.model.config.width;
+        if let Some(last) = states.chunks_exact(width).last() {
+            self.length += states.len() / width;
+            self.last = Some(last.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Logits (K, V) of the next token at chosen positions of inputs that are tried and forgotten.
+    ///
+    /// `at` holds indices into the inputs; -1 is the last position appended, known directly after an append.
+    ///
+    /// # Errors
+    /// As `append`; `Shape` too for an index outside. The session is unchanged.
+    pub fn score(&mut self, inputs: Inputs<'_>, at: &[i64]) -> Result<Vec<f32>> {
+        let (width, vocab) = (self.model.config.width, self.model.config.vocab);
+        let count = match inputs {
+            Inputs::Tokens(ids) => ids.len(),
+            Inputs::Embeddings(rows) => rows.len() / width,
+        };
+        for index in at {
+            if *index < -1 || *index >= count as i64 {
+                fail!(Shape, "at: expected indices from -1 to {}, got {index}", count as i64 - 1);
+            }
+            if *index == -1 && self.last.is_none() {
+                fail!(Shape, "at: -1 is known only directly after an append, not at the start or after a rewind");
+            }
+        }
+        // What is tried lies in the cache behind `length`, where the next append overwrites it.
+        let states = if at.iter().any(|index| *index >= 0) { self.run(inputs)? } else { Vec::new() };
+        let mut out = vec![0.0; at.len() * vocab];
+        for (index, slot) in at.iter().zip(out.chunks_exact_mut(vocab)) {
+            let state = match (*index, &self.last) {
+                (-1, Some(last)) => last,
+                (index, _) => &states[index as usize * width..(index as usize + 1) * width],
+            };
+            logits(&self.model, state, &mut self.room, slot);
+        }
+        Ok(out)
+    }
+
+    /// An independent copy; pages are shared until one of the two writes.
+    pub fn fork(&self) -> Self {
+        Self {
+            model: self.model.clone(),
+            cache: self.cache.clone(),
+            length: self.length,
+            last: self.last.clone(),
+            room: Room::default(),
+        }
+    }
+
+    /// Forget all positions from `length` on.
+    ///
+    /// # Errors
+    /// `Shape`: more than there are.
+    pub fn rewind(&mut self, length: usize) -> Result<()> {
+        if length > self.length {
+            fail!(Shape, "rewind: expected a length from 0 to {}, got {length}", self.length);
+        }
+        if length < self.length {
+            self.length = length;
+            self.last = None;
+            self.cache.truncate(length);
+        }
+        Ok(())
+    }
+
+    /// Final states (T, D) of new positions.
+    fn run(&mut self, inputs: Inputs<'_>) -> Result<Vec<f32>> {
+        let config = &self.model.config;
+        let mut x = match inputs {
+            Inputs::Tokens(ids) => {
+                if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab) {
+                    fail!(Shape, "tokens: expected ids below {}, got {id}", config.vocab);
+                }
+                vec![0.0; ids.len() * config.width]
+            }
+            Inputs::Embeddings(rows) => {
+                if rows.len() % config.width != 0 {
+                    fail!(Shape, "embeddings: {} numbers are not whole rows of {}", rows.len(), config.width);
+                }
+                rows.to_vec()
+            }
+        };
+        let count = x.len() / config.width;
+        if count > config.context - self.length {
+            fail!(
+                Capacity,
+                "context is full: {} positions and {count} more exceed the context length {}",
+                self.length,
+                config.context
+            );
+        }
+        if let Inputs::Tokens(ids) = inputs {
+            for (id, row) in ids.iter().zip(x.chunks_exact_mut(config.width)) {
+                self.model.embed(*id, row);
+            }
+        }
+        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.room);
+        Ok(x)
+    }
+}
