@@ -63,10 +63,11 @@ int smallhold_session_rewind(smallhold_session *session, uint64_t length, char *
 int smallhold_session_append(smallhold_session *session, const uint32_t *tokens, const float *embeddings, size_t count,
                              char *message);
 
-/* Logits (num_at, V) of the next token at positions `at` of inputs that are tried and forgotten; -1 is the last position
- * appended, known directly after an append. */
+/* Logits (num_at, R) of the next token at positions `at` of inputs that are tried and forgotten; -1 is the last position
+ * appended, known directly after an append. `rows` are the R token ids asked for, or NULL for all V. */
 int smallhold_session_score(smallhold_session *session, const uint32_t *tokens, const float *embeddings, size_t count,
-                            const int64_t *at, size_t num_at, float *out, char *message);
+                            const int64_t *at, size_t num_at, const uint32_t *rows, size_t num_rows, float *out,
+                            char *message);
 
 #ifdef __cplusplus
 }

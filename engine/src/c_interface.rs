@@ -263,10 +263,12 @@ pub unsafe extern "C" fn smallhold_session_append(
     told(message, unsafe { inputs(tokens, embeddings, count, width) }.and_then(|inputs| session.append(inputs)))
 }
 
-/// Logits (K, V) at chosen positions of inputs that are tried and forgotten; `out` has room for K times V numbers.
+/// Logits (K, R) at chosen positions of inputs that are tried and forgotten; `out` has room for K times R numbers.
+///
+/// `rows` are the R token ids asked for; null asks for all.
 ///
 /// # Safety
-/// As `smallhold_session_append`; `at` holds `num_at` indices.
+/// As `smallhold_session_append`; `at` holds `num_at` indices and `rows`, unless null, `num_rows` ids.
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_session_score(
     session: *mut Session,
@@ -275,6 +277,8 @@ pub unsafe extern "C" fn smallhold_session_score(
     count: usize,
     at: *const i64,
     num_at: usize,
+    rows: *const u32,
+    num_rows: usize,
     out: *mut f32,
     message: Message,
 ) -> c_int {
@@ -284,7 +288,9 @@ pub unsafe extern "C" fn smallhold_session_score(
     let mut score = || -> Result<()> {
         // SAFETY: the caller's promise.
         let (inputs, at) = unsafe { (inputs(tokens, embeddings, count, width)?, array(at, num_at)?) };
-        let found = session.score(inputs, at)?;
+        // SAFETY: the caller's promise.
+        let rows = if rows.is_null() { None } else { Some(unsafe { array(rows, num_rows)? }) };
+        let found = session.score(inputs, at, rows)?;
         if out.is_null() && !found.is_empty() {
             return Err(shape("a null pointer in place of room for logits"));
         }

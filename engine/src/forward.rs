@@ -42,11 +42,17 @@ pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], roo
     }
 }
 
-/// Logits (V,) of a final state (D,).
-pub fn logits(model: &Model, state: &[f32], room: &mut Room, out: &mut [f32]) {
+/// Logits of a final state (D,): of all V tokens, or of those that are asked for.
+pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Room, out: &mut [f32]) {
     norm_rows(model, state, &model.final_norm, model.config.width, &mut room.normed);
     room.rounded.is_current = false;
-    multiply(model, &model.head, &room.normed, &mut room.rounded, out);
+    let Some(rows) = rows else {
+        return multiply(model, &model.head, &room.normed, &mut room.rounded, out);
+    };
+    for (row, slot) in rows.iter().zip(out) {
+        let one = model.head.row(*row as usize);
+        multiply(model, &one, &room.normed, &mut room.rounded, core::slice::from_mut(slot));
+    }
 }
 
 fn block(model: &Model, cache: &mut Cache, index: usize, past: usize, x: &mut [f32], room: &mut Room) {

@@ -60,6 +60,13 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// One of its rows, as a matrix.
+    pub fn row(&self, index: usize) -> Self {
+        let bytes = self.place.len() / self.rows;
+        let start = self.place.start + index * bytes;
+        Self { rows: 1, place: start..start + bytes, ..self.clone() }
+    }
+
     /// Whether products take activations rounded to 8 bits.
     pub fn is_quantized(&self) -> bool {
         matches!(self.encoding, Encoding::Q8_0 | Encoding::Q4_0)

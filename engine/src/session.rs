@@ -65,13 +65,14 @@ impl Session {
         Ok(())
     }
 
-    /// Logits (K, V) of the next token at chosen positions of inputs that are tried and forgotten.
+    /// Logits (K, R) of the next token at chosen positions of inputs that are tried and forgotten.
     ///
-    /// `at` holds indices into the inputs; -1 is the last position appended, known directly after an append.
+    /// `at` holds indices into the inputs; -1 is the last position appended, known directly after an append. `rows` are
+    /// the token ids asked for, no others are computed; `None` asks for all V.
     ///
     /// # Errors
-    /// As `append`; `Shape` too for an index outside. The session is unchanged.
-    pub fn score(&mut self, inputs: Inputs<'_>, at: &[i64]) -> Result<Vec<f32>> {
+    /// As `append`; `Shape` too for an index or a row outside. The session is unchanged.
+    pub fn score(&mut self, inputs: Inputs<'_>, at: &[i64], rows: Option<&[u32]>) -> Result<Vec<f32>> {
         let (width, vocab) = (self.model.config.width, self.model.config.vocab);
         let count = match inputs {
             Inputs::Tokens(ids) => ids.len(),
@@ -85,15 +86,19 @@ impl Session {
                 fail!(Shape, "at: -1 is known only directly after an append, not at the start or after a rewind");
             }
         }
+        if let Some(row) = rows.unwrap_or(&[]).iter().find(|row| **row as usize >= vocab) {
+            fail!(Shape, "rows: expected ids below {vocab}, got {row}");
+        }
         // What is tried lies in the cache behind `length`, where the next append overwrites it.
         let states = if at.iter().any(|index| *index >= 0) { self.run(inputs)? } else { Vec::new() };
-        let mut out = vec![0.0; at.len() * vocab];
-        for (index, slot) in at.iter().zip(out.chunks_exact_mut(vocab)) {
+        let asked = rows.map_or(vocab, <[u32]>::len);
+        let mut out = vec![0.0; at.len() * asked];
+        for (index, slot) in at.iter().zip(out.chunks_exact_mut(asked.max(1))) {
             let state = match (*index, &self.last) {
                 (-1, Some(last)) => last,
                 (index, _) => &states[index as usize * width..(index as usize + 1) * width],
             };
-            logits(&self.model, state, &mut self.room, slot);
+            logits(&self.model, state, rows, &mut self.room, slot);
         }
         Ok(out)
     }

@@ -245,7 +245,7 @@ def test_the_public_door_verifies_and_opens(small_bundle: Any) -> None:
     assert bundle.task("icu-risk").trees() is not None
     with pytest.raises(InputError, match="no task 'triage', only icu-risk"):
         bundle.task("triage")
-    with pytest.raises(InputError, match="backend: expected one of onnx_runtime, reference, got 'cuda'"):
+    with pytest.raises(InputError, match="backend: expected one of onnx_runtime, engine, reference, got 'cuda'"):
         open_bundle(small_bundle.path, backend="cuda", trusted_keys=small_bundle.trusted_keys)  # type: ignore[arg-type]
 
 

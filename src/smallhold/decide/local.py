@@ -255,7 +255,7 @@ class LocalTask:
         for name, plan in self.plans.items():
             if plan.forced:
                 raise DecisionError(f"field {name}: choices with a common beginning are scored bin by bin only")
-            out[name] = session.score(inputs, list(bins))[:, plan.deciding]  # row b: prefix at 0, bin b at b
+            out[name] = session.score(inputs, list(bins), plan.deciding)  # row b: prefix at 0, bin b at b
         return out
 
 
@@ -360,7 +360,8 @@ class TaskSession:
         last = self._channels[-1]
         if local.plans[field].forced:
             raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
-        whole = self._margin(field, self._trunk.score([], [-1])[0])
+        rows = local.plans[field].deciding
+        whole = self._margin(field, self._trunk.score([], [-1], rows)[0])
         per = len(last) // len(local.task.signal.parameters)
         measured = [i for i in range(len(local.task.signal.parameters)) if last[(i + 1) * per - 1] > 0]
         without = np.repeat(last[None], len(measured), axis=0)
@@ -370,10 +371,11 @@ class TaskSession:
         end = self._trunk.length
         trial = self._trunk.fork()
         trial.rewind(end - 1)
-        return {
-            local.task.signal.parameters[i]: whole - self._margin(field, trial.score(tokens[row : row + 1], [0])[0])
-            for row, i in enumerate(measured)
-        }
+        found = {}
+        for row, i in enumerate(measured):
+            logits = trial.score(tokens[row : row + 1], [0], rows)[0]
+            found[local.task.signal.parameters[i]] = whole - self._margin(field, logits)
+        return found
 
     def channels(self) -> FloatArray:
         """(T, C) of the bins closed so far: what the model saw."""
@@ -381,17 +383,17 @@ class TaskSession:
 
     def _answer(self, name: str) -> Answer:
         plan, field = self._local.plans[name], self._local.task.field(name)
-        logits = self._trunk.score(list(plan.forced), [plan.at])[0]
-        return answer_field(field, logits[list(plan.deciding)], self._group(field))
+        logits = self._trunk.score(list(plan.forced), [plan.at], plan.deciding)[0]
+        return answer_field(field, logits, self._group(field))
 
     def _group(self, field: Field) -> str | None:
         """Group of the field's promise that is in force now."""
         return None if field.conformal is None else field.conformal.group_at(self.bins)
 
     def _margin(self, name: str, logits: FloatArray) -> float:
-        """Log-odds of the positive choice against all others; before isotonic steps, which would hide effects."""
-        plan, field = self._local.plans[name], self._local.task.field(name)
-        asked = logits[list(plan.deciding)].astype(np.float64) / field.temperature
+        """Log-odds of the positive choice, of deciding logits (K,); before isotonic steps, which would hide effects."""
+        field = self._local.task.field(name)
+        asked = logits.astype(np.float64) / field.temperature
         asked += np.array(field.bias or 0.0)
         positive = field.choices.index(field.positive)
         others = np.delete(asked, positive)

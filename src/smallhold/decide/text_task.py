@@ -191,8 +191,8 @@ class LocalTextTask:
     def _by_trunk(self, tokens: list[int]) -> FloatArray:
         """(K,) after <bos>, marker, text, marker and whatever all choices begin with."""
         inputs = [*tokens, self._marker, *self.plan.forced]
-        logits: FloatArray = self._prefix.fork().score(inputs, [len(inputs) - 1])[0]
-        return logits[list(self.plan.deciding)]
+        logits: FloatArray = self._prefix.fork().score(inputs, [len(inputs) - 1], self.plan.deciding)[0]
+        return logits
 
     def _by_ngrams(self, text: str) -> FloatArray:
         if self.ngrams is None:

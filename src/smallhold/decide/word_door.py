@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +77,10 @@ class WordDoor:
                 break
             ids += self.spell(card)
             at[end] = len(ids) - 1
-        scores = session.score(ids, [at[end] for end in bins])
-        return {name: scores[:, plan.deciding] for name, plan in self.plans.items()}
+        asked = [row for plan in self.plans.values() for row in plan.deciding]
+        scores = session.score(ids, [at[end] for end in bins], asked)
+        places = np.cumsum([0, *(len(plan.deciding) for plan in self.plans.values())])
+        return {name: scores[:, start:end] for name, (start, end) in zip(self.plans, pairwise(places), strict=True)}
 
 
 class WordSession:
@@ -124,9 +127,9 @@ class WordSession:
         answers = {}
         for field in self._door.task.fields_in_words:
             plan = self._door.plans[field.name]
-            logits = self._trunk.score(list(plan.forced), [plan.at])[0]
+            logits = self._trunk.score(list(plan.forced), [plan.at], plan.deciding)[0]
             group = None if field.conformal is None else field.conformal.group_at(self._card_end)
-            answer = answer_field(field, logits[list(plan.deciding)], group)
+            answer = answer_field(field, logits, group)
             validate_answer(field, answer.probabilities, answer.choice, group)
             answers[field.name] = answer
         return answers

@@ -87,6 +87,16 @@ def test_scoring_leaves_the_sequence_as_it_was(backend: Backend) -> None:
     np.testing.assert_array_equal(last(asked), last(silent))
 
 
+def test_rows_are_those_of_the_whole(backend: Backend) -> None:
+    session = started(backend, [5, 6])
+    whole = session.score([7, 8], [-1, 1])
+    np.testing.assert_array_equal(session.score([7, 8], [-1, 1], [9, 0, 9]), whole[:, [9, 0, 9]])
+    assert session.score([7], [0], []).shape == (1, 0)
+    for row in (-1, backend.vocab_size):
+        with pytest.raises(ShapeError, match=rf"rows: ids must lie in \[0, {backend.vocab_size}\), got {row}"):
+            session.score([7], [0], [row])
+
+
 def test_positions_may_be_asked_in_any_order_and_twice(backend: Backend) -> None:
     session = started(backend, [5])
     logits = session.score([6, 7, 8], [2, 0, -1, 0])

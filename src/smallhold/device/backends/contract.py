@@ -39,16 +39,21 @@ class Session(Protocol):
             ShapeError: embeddings are not (T, D), or a token id is outside the vocabulary.
         """
 
-    def score(self, inputs: Inputs, at: Sequence[int]) -> FloatArray:
+    def score(self, inputs: Inputs, at: Sequence[int], rows: Sequence[int] | None = None) -> FloatArray:
         """Logits of the next token at chosen positions, in one pass; the session is unchanged.
 
         Args:
             inputs: Positions to try after the present end, possibly none.
             at: K indices into `inputs`; -1 stands for the last position that was appended. -1 is known
                 only directly after an `append`, not after a `rewind`.
+            rows: R token ids whose logits are asked for; None asks for all V. A runtime may compute no others.
 
         Returns:
-            (K, V) float32.
+            (K, R) or (K, V) float32.
+
+        Raises:
+            CapacityError: the context length would be exceeded.
+            ShapeError: as for `append`; an index or a row does not exist.
         """
 
     def fork(self) -> Session:
@@ -112,6 +117,17 @@ def check_rewind(length: int, to: int) -> None:
     """
     if not 0 <= to <= length:
         raise ShapeError(f"rewind: expected a length in [0, {length}], got {to}")
+
+
+def check_rows(rows: Sequence[int] | None, vocab_size: int) -> None:
+    """Refuse rows of a vocabulary that does not have them.
+
+    Raises:
+        ShapeError: a row is outside [0, V).
+    """
+    for row in rows or ():
+        if not 0 <= row < vocab_size:
+            raise ShapeError(f"rows: ids must lie in [0, {vocab_size}), got {row}")
 
 
 def check_at(at: Sequence[int], added: int, is_last_known: bool) -> None:

@@ -17,7 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smallhold.device.backends.contract import FloatArray, Inputs, check_at, check_capacity, check_rewind, split_doors
+from smallhold.device.backends.contract import (
+    FloatArray,
+    Inputs,
+    check_at,
+    check_capacity,
+    check_rewind,
+    check_rows,
+    split_doors,
+)
 from smallhold.errors import BackendError, CapacityError, ShapeError
 
 _MESSAGE_BYTES = 512
@@ -75,7 +83,7 @@ def _library(path: Path) -> ctypes.CDLL:
             (
                 "session_score",
                 ctypes.c_int,
-                [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _TEXT],
+                [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _TEXT],
             ),
         ):
             function = getattr(library, f"smallhold_{name}")
@@ -159,14 +167,17 @@ class EngineSession:
         )
         self._is_last_known = True
 
-    def score(self, inputs: Inputs, at: Sequence[int]) -> FloatArray:
+    def score(self, inputs: Inputs, at: Sequence[int], rows: Sequence[int] | None = None) -> FloatArray:
         """See `Session.score`."""
         ids, embeddings = self._doors(inputs)
         count = len(ids) if embeddings is None else len(embeddings)
         check_at(at, count, self._is_last_known)
         check_capacity(self.length, count, self._backend.context_length)
+        check_rows(rows, self._backend.vocab_size)
         where = np.array(at, dtype=np.int64)
-        logits = np.empty((len(where), self._backend.vocab_size), dtype=np.float32)
+        asked = None if rows is None else np.array(rows, dtype=np.uint32)
+        width = self._backend.vocab_size if asked is None else len(asked)
+        logits = np.empty((len(where), width), dtype=np.float32)
         _check(
             self._library.smallhold_session_score(
                 self._handle,
@@ -175,6 +186,8 @@ class EngineSession:
                 count,
                 _address(where),
                 len(where),
+                _address(asked),
+                width,
                 _address(logits),
                 self._message,
             ),

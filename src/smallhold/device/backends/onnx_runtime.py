@@ -24,6 +24,7 @@ from smallhold.device.backends.contract import (
     check_at,
     check_capacity,
     check_rewind,
+    check_rows,
     split_doors,
 )
 from smallhold.errors import BackendError
@@ -100,15 +101,17 @@ class OnnxRuntimeSession:
         self._last_logits = self._run(ids, embeddings, [len(ids) - 1])[0]
         self._length += len(ids)
 
-    def score(self, inputs: Inputs, at: Sequence[int]) -> FloatArray:
+    def score(self, inputs: Inputs, at: Sequence[int], rows: Sequence[int] | None = None) -> FloatArray:
         """See `Session.score`; the new positions land behind the end of the cache, where the next append overwrites."""
         ids, embeddings = split_doors(inputs, self._backend.width, self._backend.vocab_size)
         check_at(at, len(ids), self._last_logits is not None)
+        check_rows(rows, self._backend.vocab_size)
         check_capacity(self._length, len(ids), self._backend.context_length)
         asked = [index for index in at if index >= 0]
         fresh = iter(self._run(ids, embeddings, asked) if asked else ())
-        rows = [self._last_logits if index == -1 else next(fresh) for index in at]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), self._backend.vocab_size)
+        found = [self._last_logits if index == -1 else next(fresh) for index in at]
+        whole = np.array(found, dtype=np.float32).reshape(len(found), self._backend.vocab_size)
+        return whole if rows is None else whole[:, list(rows)]
 
     def fork(self) -> OnnxRuntimeSession:
         """See `Session.fork`."""

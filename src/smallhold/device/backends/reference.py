@@ -22,6 +22,7 @@ from smallhold.device.backends.contract import (
     check_at,
     check_capacity,
     check_rewind,
+    check_rows,
     split_doors,
 )
 from smallhold.device.gguf import read_gguf, unpermute_rope
@@ -183,14 +184,16 @@ class ReferenceSession:
         self._cache = np.concatenate([self._cache, present])
         self._last_logits = logits[-1]
 
-    def score(self, inputs: Inputs, at: Sequence[int]) -> FloatArray:
+    def score(self, inputs: Inputs, at: Sequence[int], rows: Sequence[int] | None = None) -> FloatArray:
         """See `Session.score`."""
         ids, embeddings = split_doors(inputs, self._backend.width, self._backend.vocab_size)
         check_at(at, len(ids), self._last_logits is not None)
+        check_rows(rows, self._backend.vocab_size)
         check_capacity(self.length, len(ids), self._backend.context_length)
         logits = self._backend.forward(ids, embeddings, self._cache)[0] if len(ids) else None
-        rows = [self._last_logits if index == -1 or logits is None else logits[index] for index in at]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), self._backend.vocab_size)
+        found = [self._last_logits if index == -1 or logits is None else logits[index] for index in at]
+        whole = np.array(found, dtype=np.float32).reshape(len(found), self._backend.vocab_size)
+        return whole if rows is None else whole[:, list(rows)]
 
     def fork(self) -> ReferenceSession:
         """See `Session.fork`."""
