@@ -69,6 +69,14 @@ int smallhold_session_score(smallhold_session *session, const uint32_t *tokens, 
                             const int64_t *at, size_t num_at, const uint32_t *rows, size_t num_rows, float *out,
                             char *message);
 
+/* The signal encoder of a task: embeddings (count, D) of channels (count, C), or, where `count` is 0, the embedding (D,)
+ * of static features (S,) that begins a sequence. */
+typedef struct smallhold_signal smallhold_signal;
+int smallhold_signal_from_bytes(const uint8_t *data, size_t length, const char *kernels, smallhold_signal **encoder,
+                                char *message);
+void smallhold_signal_free(smallhold_signal *encoder);
+int smallhold_signal_encode(const smallhold_signal *encoder, const float *from, size_t count, float *out, char *message);
+
 #ifdef __cplusplus
 }
 #endif

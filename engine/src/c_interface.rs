@@ -11,9 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::files;
+use crate::kernels::{self, Kernels};
 use crate::model::{Model, Source};
 use crate::session::{Inputs, Session};
-use crate::{files, kernels};
+use crate::signal::SignalEncoder;
 
 /// Bytes of a message, its end included.
 pub const MESSAGE_BYTES: usize = 512;
@@ -117,21 +119,27 @@ pub unsafe extern "C" fn smallhold_model_from_bytes(
     told(message, unsafe { array(data, len).and_then(|data| load(Arc::new(data.to_vec()), kernels, model, info)) })
 }
 
+/// A family by name, or the fastest where there is none.
+///
+/// # Safety
+/// `name` is null or ends with a zero.
+unsafe fn family(name: *const c_char) -> Result<&'static Kernels> {
+    if name.is_null() {
+        return Ok(kernels::detect());
+    }
+    // SAFETY: the caller's promise.
+    let found = unsafe { CStr::from_ptr(name) }.to_str().ok().and_then(kernels::family);
+    found.ok_or_else(|| shape("kernels: this processor has no family of that name"))
+}
+
 /// # Safety
 /// As `smallhold_model_open`.
 unsafe fn load(source: Source, kernels: *const c_char, model: *mut *const Model, info: *mut Info) -> Result<()> {
     if model.is_null() {
         return Err(shape("a null pointer in place of a result"));
     }
-    let family = match kernels.is_null() {
-        true => kernels::detect(),
-        // SAFETY: the caller's promise.
-        false => match unsafe { CStr::from_ptr(kernels) }.to_str().ok().and_then(kernels::family) {
-            Some(family) => family,
-            None => return Err(shape("kernels: this processor has no family of that name")),
-        },
-    };
-    let found = Model::load(source, family)?;
+    // SAFETY: the caller's promise.
+    let found = Model::load(source, unsafe { family(kernels)? })?;
     let config = &found.config;
     let sizes = Info {
         vocab_size: config.vocab as u64,
@@ -299,4 +307,75 @@ pub unsafe extern "C" fn smallhold_session_score(
         Ok(())
     };
     told(message, score())
+}
+
+/// Read a signal encoder from memory; its weights are copied.
+///
+/// # Safety
+/// `len` bytes lie at `data`; `kernels` is null or ends with a zero; `encoder` has room.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_signal_from_bytes(
+    data: *const u8,
+    len: usize,
+    kernels: *const c_char,
+    encoder: *mut *mut SignalEncoder,
+    message: Message,
+) -> c_int {
+    let read = || -> Result<()> {
+        if encoder.is_null() {
+            return Err(shape("a null pointer in place of a result"));
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let found = SignalEncoder::load(array(data, len)?, family(kernels)?)?;
+            *encoder = Box::into_raw(Box::new(found));
+        }
+        Ok(())
+    };
+    told(message, read())
+}
+
+/// Let go of an encoder.
+///
+/// # Safety
+/// See the head of the file; null is allowed.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_signal_free(encoder: *mut SignalEncoder) {
+    if !encoder.is_null() {
+        // SAFETY: made by this library, freed once.
+        drop(unsafe { Box::from_raw(encoder) });
+    }
+}
+
+/// Embeddings (T, D) of channels (T, C), T being `count`; or, where `count` is 0, the prefix (D,) of static features (S,).
+///
+/// # Safety
+/// As many numbers lie at `from` as are said, and `out` has room for the embeddings.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_signal_encode(
+    encoder: *const SignalEncoder,
+    from: *const f32,
+    count: usize,
+    out: *mut f32,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let encoder = unsafe { &*encoder };
+    let encode = || -> Result<()> {
+        let numbers = match count {
+            0 => Some(encoder.statics),
+            _ => count.checked_mul(encoder.channels),
+        };
+        let numbers = numbers.ok_or_else(|| shape("more channels than memory"))?;
+        // SAFETY: the caller's promise.
+        let from = unsafe { array(from, numbers)? };
+        let found = if count == 0 { encoder.prefix(from)? } else { encoder.bins(from)? };
+        if out.is_null() {
+            return Err(shape("a null pointer in place of room for embeddings"));
+        }
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), out, found.len()) };
+        Ok(())
+    };
+    told(message, encode())
 }

@@ -18,6 +18,7 @@ pub mod kernels;
 pub mod math;
 pub mod model;
 pub mod session;
+pub mod signal;
 pub mod tokenizer;
 
 #[cfg(feature = "std")]

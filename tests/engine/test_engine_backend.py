@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from smallhold.bundle.gguf import trunk_gguf, write_gguf
 from smallhold.bundle.weights import read_weights
 from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.decide.local import open_bundle
+from smallhold.decide.signal_encoder import SignalEncoder
 from smallhold.device.backends import engine
 from smallhold.device.backends.engine import EngineBackend, kernel_families
 from smallhold.device.backends.reference import ReferenceBackend
@@ -181,6 +183,32 @@ def test_the_shipped_hospital_decides_alike_on_every_runtime() -> None:
             rows.append(session.decide().answers["in_hospital_death"].probabilities["yes"])
         said[backend] = rows
     assert np.abs(np.array(said["engine"]) - np.array(said["onnx_runtime"])).max() < 0.01
+
+
+def test_the_signal_encoder_is_that_of_python() -> None:
+    data = (MODELS / "hospital" / "gguf" / "icu-risk.encoder.gguf").read_bytes()
+    python = SignalEncoder(data)
+    library = ctypes.CDLL(str(engine.find_library()))
+    encoder, message = ctypes.c_void_p(), ctypes.create_string_buffer(512)
+    rng = np.random.default_rng(4)
+    channels = rng.normal(size=(9, python.num_channels)).astype(np.float32)
+    static = rng.normal(size=python.num_static).astype(np.float32)
+
+    def encode(numbers: np.ndarray, count: int, rows: int) -> np.ndarray:  # type: ignore[type-arg]
+        out = np.empty((rows, python.prefix(static).shape[1]), dtype=np.float32)
+        place, room = (ctypes.c_void_p(array.ctypes.data) for array in (numbers, out))
+        assert library.smallhold_signal_encode(encoder, place, ctypes.c_size_t(count), room, message) == 0
+        return out
+
+    for family in kernel_families():
+        size = ctypes.c_size_t(len(data))
+        code = library.smallhold_signal_from_bytes(data, size, family.encode(), ctypes.byref(encoder), message)
+        assert code == 0, message.value
+        np.testing.assert_allclose(encode(channels, 9, 9), python.bins(channels), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(encode(static, 0, 1), python.prefix(static), rtol=0, atol=1e-4)
+        library.smallhold_signal_free(encoder)
+    assert library.smallhold_signal_from_bytes(data, ctypes.c_size_t(500), None, ctypes.byref(encoder), message) == 1
+    assert b"truncated" in message.value
 
 
 FLIP = """
