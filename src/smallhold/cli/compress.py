@@ -69,9 +69,28 @@ def run(args: argparse.Namespace) -> int:
         if limits:
             raise InputError("limits are for recipes: a run that is there has its shape")
         return _quantize(args, Path(args.source))
+    if _is_language(args, limits):
+        from smallhold.cli.compress_language import shrink_language
+
+        return shrink_language(args)
     if args.pictures and find_spec("matplotlib") is None:  # known now, not after the training
         raise MissingExtraError("matplotlib", "report", "--pictures")
     return _search(args, limits) if limits else _shrink(args)
+
+
+def _is_language(args: argparse.Namespace, limits: dict[str, Any]) -> bool:
+    """Whether the recipe makes a plain language model smaller; refuses what is for sectors alone."""
+    from smallhold.compress.language_recipe import is_language
+
+    if not is_language(args.source):
+        return False
+    of_sectors = [*limits, *(["pictures"] if args.pictures else [])]
+    if of_sectors:
+        raise InputError(
+            f"--{of_sectors[0].replace('_', '-')}: is for the recipe of a sector; {args.source} names a corpus",
+            hint="its quality is bits per byte of held-out texts: choose [shape] yourself",
+        )
+    return True
 
 
 def _search(args: argparse.Namespace, limits: dict[str, Any]) -> int:
@@ -166,6 +185,7 @@ def _shrink(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace, folder: Path) -> int:
+    from smallhold.compress.language import LANGUAGE_FILE
     from smallhold.compress.quantize import quantize_checkpoint, twin_folder
     from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 
@@ -181,6 +201,9 @@ def _quantize(args: argparse.Namespace, folder: Path) -> int:
             f"{len(errors)} matrices, layers to {args.bits} bits in groups of 32; "
             f"largest relative error {errors[worst]:.4f} ({worst})"
         )
+    if (folder / LANGUAGE_FILE).exists():
+        next_commands(f"smallhold bundle build --from {folder / CHECKPOINT_FOLDER} --bits {args.bits} --name NAME")
+        return 0
     which, name = ("", "bundle") if args.bits == 8 else (f" --bits {args.bits}", f"bundle-{args.bits}")
     next_commands(f"smallhold bundle build {folder}{which} --out {folder}/{name}")
     return 0

@@ -25,8 +25,8 @@ from smallhold.learn.model import Trunk
 #: (tokens scored, tokens in all), after each batch.
 Progress = Callable[[int, int], None]
 
-# The names of the mark that opens a document: ours, and that of SentencePiece's vocabularies.
-_OPENING_MARKS = ("<bos>", "<s>")
+# The names of the mark that opens a document: ours, SentencePiece's, Llama 3's, and that of GPT-2, Qwen and SmolLM.
+_OPENING_MARKS = ("<bos>", "<s>", "<|begin_of_text|>", "<|endoftext|>")
 # Positions in a batch: its logits over 8,192 tokens take 64 MB.
 _BATCH_POSITIONS = 2048
 # An encoding in Rust takes some hundred times the memory of its ids.
