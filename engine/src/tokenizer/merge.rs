@@ -1,0 +1,208 @@
+//! Merging the bytes of a word: always the pair of lowest rank, the leftmost of equals.
+//!
+//! Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units, arXiv:1508.07909.
+
+use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+/// Longest word, in bytes, whose pairs are searched one by one; beyond it a heap is faster.
+const SHORT: usize = 48;
+const NO_PAIR: Pair = Pair { rank: u32::MAX, result: 0 };
+const NOWHERE: usize = usize::MAX;
+
+/// Two neighbours that merge: how early, and into what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pair {
+    rank: u32,
+    result: u32,
+}
+
+/// Which tokens merge, found by left and then by right token.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Merges {
+    /// Where the pairs of each left token begin; one more than there are tokens.
+    starts: Vec<u32>,
+    rights: Vec<u32>,
+    pairs: Vec<Pair>,
+}
+
+impl Merges {
+    /// A table of `(left, right, result)` in order of rank; every id lies below `num_tokens`.
+    ///
+    /// # Errors
+    /// The ranks of two merges of the same pair.
+    pub(super) fn new(num_tokens: usize, merges: &[(u32, u32, u32)]) -> core::result::Result<Self, (u32, u32)> {
+        let mut sorted: Vec<(u32, u32, Pair)> =
+            (0..).zip(merges).map(|(rank, &(left, right, result))| (left, right, Pair { rank, result })).collect();
+        sorted.sort_unstable_by_key(|&(left, right, pair)| (left, right, pair.rank));
+        if let Some(same) = sorted.windows(2).find(|two| (two[0].0, two[0].1) == (two[1].0, two[1].1)) {
+            return Err((same[0].2.rank, same[1].2.rank));
+        }
+        let mut starts = alloc::vec![0_u32; num_tokens + 1];
+        for &(left, _, _) in merges {
+            starts[left as usize + 1] += 1;
+        }
+        for left in 0..num_tokens {
+            starts[left + 1] += starts[left];
+        }
+        let rights = sorted.iter().map(|&(_, right, _)| right).collect();
+        Ok(Self { starts, rights, pairs: sorted.iter().map(|&(_, _, pair)| pair).collect() })
+    }
+
+    /// Merge the symbols from `start` to the end in place.
+    pub(super) fn merge(&self, symbols: &mut Vec<u32>, start: usize, scratch: &mut Scratch) {
+        if symbols.len() - start <= SHORT {
+            self.merge_short(symbols, start, scratch);
+        } else {
+            self.merge_long(symbols, start, scratch);
+        }
+    }
+
+    fn find(&self, left: u32, right: u32) -> Pair {
+        let start = self.starts[left as usize] as usize;
+        let end = self.starts[left as usize + 1] as usize;
+        self.rights[start..end].binary_search(&right).map_or(NO_PAIR, |found| self.pairs[start + found])
+    }
+
+    /// Square time, without any overhead.
+    fn merge_short(&self, symbols: &mut Vec<u32>, start: usize, scratch: &mut Scratch) {
+        let pairs = &mut scratch.pairs;
+        pairs.clear();
+        pairs.extend(symbols[start..].windows(2).map(|two| self.find(two[0], two[1])));
+        while let Some((at, pair)) = pairs.iter().copied().enumerate().min_by_key(|(_, pair)| pair.rank) {
+            if pair == NO_PAIR {
+                return;
+            }
+            symbols[start + at] = pair.result;
+            symbols.remove(start + at + 1);
+            pairs.remove(at);
+            if at > 0 {
+                pairs[at - 1] = self.find(symbols[start + at - 1], pair.result);
+            }
+            if at < pairs.len() {
+                pairs[at] = self.find(pair.result, symbols[start + at + 1]);
+            }
+        }
+    }
+
+    /// O(n log n): symbols linked to their neighbours, and their pairs in a heap.
+    fn merge_long(&self, symbols: &mut Vec<u32>, start: usize, scratch: &mut Scratch) {
+        let (links, heap) = (&mut scratch.links, &mut scratch.heap);
+        links.clear();
+        heap.clear();
+        let count = symbols.len() - start;
+        links.extend(symbols[start..].iter().enumerate().map(|(at, &symbol)| Link {
+            symbol,
+            pair: NO_PAIR,
+            previous: at.checked_sub(1).unwrap_or(NOWHERE),
+            next: if at + 1 < count { at + 1 } else { NOWHERE },
+        }));
+        for at in 0..count {
+            self.pair_up(links, heap, at);
+        }
+        while let Some(Reverse((rank, at))) = heap.pop() {
+            // A symbol only grows, so an entry of this rank is out of date exactly where the symbol's pair has another.
+            if links[at].pair.rank != rank {
+                continue;
+            }
+            let gone = links[at].next;
+            let next = links[gone].next;
+            links[gone].pair = NO_PAIR;
+            links[at].symbol = links[at].pair.result;
+            links[at].next = next;
+            if next != NOWHERE {
+                links[next].previous = at;
+            }
+            self.pair_up(links, heap, at);
+            let previous = links[at].previous;
+            if previous != NOWHERE {
+                self.pair_up(links, heap, previous);
+            }
+        }
+        symbols.truncate(start);
+        let mut at = 0;
+        while at != NOWHERE {
+            symbols.push(links[at].symbol);
+            at = links[at].next;
+        }
+    }
+
+    fn pair_up(&self, links: &mut [Link], heap: &mut BinaryHeap<Reverse<(u32, usize)>>, at: usize) {
+        let next = links[at].next;
+        links[at].pair = if next == NOWHERE { NO_PAIR } else { self.find(links[at].symbol, links[next].symbol) };
+        if links[at].pair != NO_PAIR {
+            heap.push(Reverse((links[at].pair.rank, at)));
+        }
+    }
+}
+
+/// Memory that one call keeps from word to word.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pairs: Vec<Pair>,
+    links: Vec<Link>,
+    heap: BinaryHeap<Reverse<(u32, usize)>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    symbol: u32,
+    /// With the next symbol.
+    pair: Pair,
+    previous: usize,
+    next: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Merges rank by rank, each from left to right: the definition.
+    fn merge_slowly(merges: &[(u32, u32, u32)], mut symbols: Vec<u32>) -> Vec<u32> {
+        while let Some(&(left, right, result)) =
+            merges.iter().find(|&&(left, right, _)| symbols.windows(2).any(|two| two == [left, right]))
+        {
+            let at = symbols.windows(2).position(|two| two == [left, right]).unwrap();
+            symbols.splice(at..at + 2, [result]);
+        }
+        symbols
+    }
+
+    #[test]
+    fn both_ways_do_what_the_definition_says() {
+        let mut state = 7_u32;
+        let mut random = move |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % below
+        };
+        for _ in 0..200 {
+            let mut merges: Vec<(u32, u32, u32)> = Vec::new();
+            for result in 3..3 + random(12) {
+                let (left, right) = (random(result), random(result));
+                if !merges.iter().any(|&(l, r, _)| (l, r) == (left, right)) {
+                    merges.push((left, right, result));
+                }
+            }
+            let table = Merges::new(16, &merges).unwrap();
+            for length in [0, 1, 2, 3, 10, 60, 300] {
+                let word: Vec<u32> = (0..length).map(|_| random(3)).collect();
+                let expected = merge_slowly(&merges, word.clone());
+                let mut scratch = Scratch::default();
+                for way in [Merges::merge_short, Merges::merge_long] {
+                    let mut found = alloc::vec![99];
+                    found.extend(&word);
+                    if length > 0 {
+                        way(&table, &mut found, 1, &mut scratch);
+                    }
+                    assert_eq!(found[1..], expected, "{merges:?} on {word:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_that_merges_twice_is_named() {
+        assert_eq!(Merges::new(5, &[(0, 1, 3), (1, 1, 4), (0, 1, 4)]).unwrap_err(), (0, 2));
+    }
+}
