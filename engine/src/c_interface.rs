@@ -379,3 +379,27 @@ pub unsafe extern "C" fn smallhold_signal_encode(
     };
     told(message, encode())
 }
+
+/// Room for `len` bytes inside the module's memory, where a host puts files and numbers; null when there is none.
+#[cfg(target_arch = "wasm32")]
+#[no_mangle]
+pub extern "C" fn smallhold_room(len: usize) -> *mut u8 {
+    match std::alloc::Layout::from_size_align(len.max(1), 16) {
+        // SAFETY: the size is not zero.
+        Ok(layout) => unsafe { std::alloc::alloc(layout) },
+        Err(_) => std::ptr::null_mut(),
+    }
+}
+
+/// Give room back.
+///
+/// # Safety
+/// `at` and `len` are those of one call of `smallhold_room`; null is allowed.
+#[cfg(target_arch = "wasm32")]
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_room_free(at: *mut u8, len: usize) {
+    if let (false, Ok(layout)) = (at.is_null(), std::alloc::Layout::from_size_align(len.max(1), 16)) {
+        // SAFETY: the caller's promise.
+        unsafe { std::alloc::dealloc(at, layout) };
+    }
+}

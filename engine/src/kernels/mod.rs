@@ -11,6 +11,8 @@ use crate::gguf::Encoding;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
 pub mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 
 /// Weights in a group that share a step, in the file and in rounded activations.
 pub const GROUP: usize = 32;
@@ -81,7 +83,10 @@ pub fn detect() -> &'static Kernels {
 
 /// All families that this processor has, the fastest first; `scalar` last.
 pub fn families() -> &'static [&'static Kernels] {
-    static PLAIN: [&Kernels; 1] = [&scalar::KERNELS];
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    static BUILT_IN: [&Kernels; 2] = [&simd128::KERNELS, &scalar::KERNELS];
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    static BUILT_IN: [&Kernels; 1] = [&scalar::KERNELS];
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
         static WITH_AVX2: [&Kernels; 2] = [&avx2::KERNELS, &scalar::KERNELS];
@@ -89,7 +94,7 @@ pub fn families() -> &'static [&'static Kernels] {
             return &WITH_AVX2;
         }
     }
-    &PLAIN
+    &BUILT_IN
 }
 
 /// A family by name, if this processor has it.

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Build the engine's library: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu]
+#
+# Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
+# rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target.
+set -eu
+cd "$(dirname "$0")"
+target=${1:-native}
+if [ "$target" = native ]; then
+  exec cargo build --release --offline --lib
+fi
+case $target in
+  wasm32-*) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128" ;;
+  aarch64-unknown-linux-gnu) export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc ;;
+  *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
+esac
+if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
+  exec cargo build --release --offline --lib --target "$target"
+fi
+
+# Debian's route. The compiler and the sources must be of one version, so rustup's is passed over.
+if ! [ -x /usr/bin/rustc ] || ! [ -x /usr/bin/cargo ]; then
+  echo "build.sh: rustup target add $target, or apt-get install rustc-web cargo-web rust-web-src wasi-libc" >&2
+  exit 1
+fi
+version=$(/usr/bin/rustc --version | cut -d' ' -f2)
+sources=/usr/src/rustc-$version/library
+if ! [ -d "$sources/vendor" ]; then
+  echo "build.sh: $sources is missing: apt-get install rust-web-src" >&2
+  exit 1
+fi
+linker=
+for found in /usr/bin/rust-lld "$(rustc --print sysroot)"/lib/rustlib/*/bin/rust-lld; do
+  [ -x "$found" ] && linker=$found && break
+done
+case $target in
+  wasm32-*)
+    [ -n "$linker" ] || { echo "build.sh: no linker for WebAssembly: apt-get install rust-web-llvm" >&2; exit 1; }
+    upper=$(echo "$target" | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${upper}_LINKER=$linker"
+    ;;
+esac
+[ "$target" = wasm32-wasip1 ] && export RUSTFLAGS="$RUSTFLAGS -L /usr/lib/wasm32-wasi"
+RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 exec /usr/bin/cargo build --release --offline --lib --target "$target" \
+  -Z build-std=std,panic_abort \
+  --config 'source.crates-io.replace-with="debian"' \
+  --config "source.debian.directory=\"$sources/vendor\""
