@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine_library import build_engine
 
 from smallhold.decide import LocalTask, check_bundle, open_bundle
 from smallhold.decide.local import TRUNK_FILES
@@ -31,6 +32,8 @@ def tolerance_of(version: str) -> dict[str, float]:
 
 
 def open_task(version: str, runtime: str, path: Path | None = None) -> LocalTask:
+    if runtime == "engine":
+        build_engine()
     bundle = open_bundle(
         path or ROOT / version / "bundle",
         backend=runtime,  # type: ignore[arg-type]

@@ -16,8 +16,7 @@ from smallhold.compress.calibration import CalibrationSet
 from smallhold.compress.language_corpus import Corpus, token_windows
 from smallhold.compress.language_recipe import LanguageRecipe
 from smallhold.compress.language_source import LanguageSource, plain
-from smallhold.compress.prune_depth import prune_depth
-from smallhold.compress.prune_width import prune_width
+from smallhold.compress.prune_shape import prune_shape
 from smallhold.compress.trim_vocabulary import TrimmedVocabulary, count_tokens, trim_model, trim_tokenizer
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
@@ -94,20 +93,7 @@ def prune_language(
         progress=progress,
     )
     calibration = calibration_of(recipe, ids)
-    progress("pruning, depth", 1, 3)
-    layers = list(range(trunk.config.num_hidden_layers))
-    if shape.num_hidden_layers:
-        trunk, layers = prune_depth(trunk, calibration, num_layers=shape.num_hidden_layers)
-    progress("pruning, width", 2, 3)
-    trunk, selection = prune_width(
-        trunk,
-        calibration,
-        hidden_size=shape.hidden_size or None,
-        intermediate_size=shape.intermediate_size or None,
-        num_attention_heads=shape.num_attention_heads or None,
-        num_key_value_heads=shape.num_key_value_heads or None,
-    )
-    progress("pruning, width", 3, 3)
+    trunk, layers, selection = prune_shape(trunk, calibration, shape, progress=progress)
     bits["pruned"] = measure_held_out(recipe, trunk, tokenizer, corpus, "pruned", progress)
     save_trunk(trunk, folder)
     write_durably(folder / "tokenizer.json", [tokenizer.to_str().encode()], mode=0o644)

@@ -25,8 +25,7 @@ from tokenizers import Tokenizer
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes, rest_bytes
 from smallhold.compress.calibration import CalibrationSet
 from smallhold.compress.gptq import gptq_layers, write_gptq_twin
-from smallhold.compress.prune_depth import prune_depth
-from smallhold.compress.prune_width import prune_width
+from smallhold.compress.prune_shape import prune_shape
 from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
 from smallhold.compress.shrink_recipe import ShrinkRecipe
@@ -254,26 +253,13 @@ def _prune(
     """Write `pruned/`: vocabulary first, then depth, then width, each measured on what the step before left."""
     shape, folder = recipe.shape, run / "pruned"
     tokenizer = ModelTeacher(Path(recipe.teacher)).tokenizer
-    progress("pruning", 0, 3)
+    progress("pruning, vocabulary", 0, 3)
     if shape.vocab_size:
         trimmed = trim_tokenizer(tokenizer, count_tokens(tokenizer, rows.texts), vocab_size=shape.vocab_size)
         model, tokenizer = trim_model(model, trimmed), trimmed.tokenizer
     calibration, about = _calibration(recipe, tokenizer, rows)
     about |= {"kind": "pruned", "recipe_digest": recipe.digest, "data_sets": taught.base_data}
-    progress("pruning", 1, 3)
-    layers = list(range(model.trunk.config.num_hidden_layers))
-    if shape.num_hidden_layers:
-        model, layers = prune_depth(model, calibration, num_layers=shape.num_hidden_layers)
-    progress("pruning", 2, 3)
-    model, _ = prune_width(
-        model,
-        calibration,
-        hidden_size=shape.hidden_size or None,
-        intermediate_size=shape.intermediate_size or None,
-        num_attention_heads=shape.num_attention_heads or None,
-        num_key_value_heads=shape.num_key_value_heads or None,
-    )
-    progress("pruning", 3, 3)
+    model, layers, _ = prune_shape(model, calibration, shape, progress=progress)
     save_checkpoint(model, folder, about)
     save_tokenizer(tokenizer, folder, context_length=CONTEXT_LENGTH)
     kept = {"layers": layers, "vocab_size": tokenizer.get_vocab_size()}
