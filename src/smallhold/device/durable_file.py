@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 
 def write_durably(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) -> None:
     """Replace `path` by a file holding `chunks`; a reader sees the old file or the whole new one, never a part.
+
+    What a process that was killed over the same file left beside it goes as well.
 
     Args:
         path: Where the file goes; its folder exists.
@@ -25,6 +28,9 @@ def write_durably(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) -> 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _is_running(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
@@ -45,6 +51,16 @@ def write_new_file(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) ->
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)  # signal 0 is not sent, only checked (POSIX, kill)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):  # not a name of ours; someone else's process
+        return True
+    return True
 
 
 def fsync_directory(path: Path) -> None:
