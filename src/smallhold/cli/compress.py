@@ -198,7 +198,7 @@ def _quantize(args: argparse.Namespace, folder: Path) -> int:
         print_json({"checkpoint": str(out), "encoding": f"q{args.bits}_0", "relative_error": errors})
     else:
         print(
-            f"{len(errors)} matrices, layers to {args.bits} bits in groups of 32; "
+            f"{len(errors)} matrices, the trunk's to {args.bits} bits in groups of 32; "
             f"largest relative error {errors[worst]:.4f} ({worst})"
         )
     if (folder / LANGUAGE_FILE).exists():

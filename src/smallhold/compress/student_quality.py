@@ -84,7 +84,7 @@ class Gain:
 
     Attributes:
         of_task: Task, at a horizon where it has some, to the model's metric minus the simple thing's, with its 95 %
-            interval over validation rows.
+            interval over unseen rows.
     """
 
     of_task: dict[str, Interval]
@@ -107,7 +107,7 @@ class Gain:
 
 
 def measure_gain(run: Path, rows: UnseenRows, *, checkpoint: Path | None = None) -> Gain:
-    """Ask a run every validation row.
+    """Ask a run every unseen row.
 
     Args:
         run: A finished run.
