@@ -14,6 +14,7 @@ pub mod error;
 pub mod cache;
 pub mod forward;
 pub mod gguf;
+pub mod json;
 pub mod kernels;
 pub mod math;
 pub mod model;
