@@ -1,4 +1,4 @@
-"""The engine's library, built from its sources where cargo is."""
+"""The engine's library and program, built from their sources where cargo is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine"
+PROGRAM = ENGINE / "target" / "release" / "smallhold-engine"
 
 
 @cache
 def build_engine() -> None:
-    """Build the library that `smallhold.device.backends.engine` finds; skip where there is no cargo."""
+    """Build the library that `smallhold.device.backends.engine` finds, and the program; skip where there is no cargo."""
     cargo = shutil.which("cargo")
     if cargo is None:
         pytest.skip("cargo is missing, and the engine is built with it: make system, or rustup")
-    words = [cargo, "build", "--release", "--offline", "--lib", "--manifest-path", str(ENGINE / "Cargo.toml")]
+    words = [cargo, "build", "--release", "--offline", "--manifest-path", str(ENGINE / "Cargo.toml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

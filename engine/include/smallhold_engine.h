@@ -23,11 +23,13 @@ enum smallhold_kind {
   SMALLHOLD_SHAPE = 3,       /* an argument has another shape, or an index lies outside */
   SMALLHOLD_CAPACITY = 4,    /* the context is full */
   SMALLHOLD_MEMORY = 5,      /* no memory left */
-  SMALLHOLD_SYSTEM = 6       /* a file cannot be read */
+  SMALLHOLD_SYSTEM = 6,      /* a file cannot be read */
+  SMALLHOLD_UNTRUSTED = 7    /* unsigned, signed by nobody who is trusted, altered, or expired */
 };
 
 typedef struct smallhold_model smallhold_model;
 typedef struct smallhold_session smallhold_session;
+typedef struct smallhold_program smallhold_program;
 
 typedef struct {
   uint64_t vocab_size;     /* V */
@@ -35,6 +37,18 @@ typedef struct {
   uint64_t context_length; /* positions that a session may hold */
   uint64_t layers;         /* L */
 } smallhold_info;
+
+/* A bundle with all of its tasks, asked by JSON: the whole of the engine in one call. `keys`: PEM texts one behind the
+ * other, one of which has to have signed the bundle, or NULL where the host has verified it. `path`: a folder or one
+ * file; from memory: one file, copied, and `now` in seconds since 1970, 0 where there is no clock. */
+int smallhold_program_open(const char *path, const char *keys, const char *kernels, smallhold_program **program,
+                           char *message);
+int smallhold_program_from_bytes(const uint8_t *data, size_t length, const char *keys, uint64_t now,
+                                 const char *kernels, smallhold_program **program, char *message);
+/* The answer is JSON in UTF-8, of failures too, and stays until the next call; see src/program.rs for requests. A program
+ * is used by one thread at a time. */
+int smallhold_program_ask(smallhold_program *program, const char *request, size_t length, const char **answer);
+void smallhold_program_free(smallhold_program *program);
 
 /* Kernel families of this processor, the fastest first, separated by spaces. */
 const char *smallhold_kernels(void);

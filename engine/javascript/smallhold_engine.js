@@ -1,6 +1,13 @@
 // The engine for browsers and Node: one WebAssembly module, sessions as in `include/smallhold_engine.h`.
 //
 //   const engine = await Engine.load(wasmBytes);
+//   const program = engine.program(bundleBytes, { keys: pemText });   // a bundle in one file, verified
+//   program.ask({ task: "triage", text: "Red, itchy patches on both elbows.", explain: true });
+//   program.ask({ task: "icu-risk", patient: "7", static: [...] });
+//   program.ask({ task: "icu-risk", patient: "7", observe: [["HR", 118]], close: true, decide: true });
+//
+// And below it the trunk alone:
+//
 //   const model = engine.model(ggufBytes);
 //   const session = model.session();
 //   session.append([1, 2, 3]);                       // token ids, or a Float32Array of embeddings (T x width)
@@ -8,7 +15,7 @@
 
 const MESSAGE_BYTES = 512;
 
-/** A failure of the engine; `kind` is one of the header's numbers. */
+/** A failure of the engine; `kind` is one of the header's numbers, or its name where a program says it. */
 export class EngineError extends Error {
   constructor(kind, message) {
     super(message);
@@ -43,6 +50,25 @@ export class Engine {
       const view = new DataView(this.exports.memory.buffer);
       const sizes = [0, 8, 16].map((at) => Number(view.getBigUint64(info + at, true)));
       return new Model(this, view.getUint32(handle, true), ...sizes);
+    });
+  }
+
+  /**
+   * Open a bundle in one file (Uint8Array) with all of its tasks.
+   *
+   * @param {{keys: string|null, now?: number, kernels?: string}} options `keys`: PEM texts one behind the other, one of
+   *   which has to have signed the bundle, or null where the caller has verified it; `now`: seconds since 1970.
+   */
+  program(bundle, { keys, now = Date.now() / 1000, kernels = null }) {
+    if (keys === undefined) throw new TypeError("keys: expected PEM texts, or null where the bundle was verified before");
+    const text = (value) => (value === null ? null : new TextEncoder().encode(`${value}\0`));
+    return this.#with([bundle, text(keys), text(kernels), new Uint8Array(4)], (data, trusted, family, handle) => {
+      this.#check((message) =>
+        this.exports.smallhold_program_from_bytes(
+          data, bundle.length, trusted, BigInt(Math.floor(now)), family, handle, message,
+        ),
+      );
+      return new Program(this, new DataView(this.exports.memory.buffer).getUint32(handle, true));
     });
   }
 
@@ -83,9 +109,38 @@ export class Engine {
     });
   }
 
+  /** The text that ends with a zero at a place in the module's memory. */
+  text(at) {
+    return this.#text(at);
+  }
+
   #text(at) {
     const bytes = new Uint8Array(this.exports.memory.buffer, at);
     return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
+  }
+}
+
+/** A bundle that is asked by objects; the engine's `src/program.rs` says which. */
+export class Program {
+  constructor(engine, handle) {
+    Object.assign(this, { engine, handle });
+  }
+
+  /** Answer a request; throws what the engine refuses, and then nothing has changed. */
+  ask(request) {
+    const bytes = new TextEncoder().encode(JSON.stringify(request));
+    const answer = this.engine.call([bytes, new Uint8Array(4)], (data, place) => {
+      this.engine.exports.smallhold_program_ask(this.handle, data, bytes.length, place);
+      const at = new DataView(this.engine.exports.memory.buffer).getUint32(place, true);
+      return JSON.parse(this.engine.text(at));
+    });
+    if (answer.error) throw new EngineError(answer.error.kind, answer.error.message);
+    return answer;
+  }
+
+  free() {
+    this.engine.exports.smallhold_program_free(this.handle);
+    this.handle = 0;
   }
 }
 

@@ -35,9 +35,9 @@ pub struct Info {
 }
 
 /// Where a failure's sentence goes: `MESSAGE_BYTES` bytes, or null.
-type Message = *mut c_char;
+pub(crate) type Message = *mut c_char;
 
-fn told(message: Message, outcome: Result<()>) -> c_int {
+pub(crate) fn told(message: Message, outcome: Result<()>) -> c_int {
     let Err(Error { kind, message: words }) = outcome else { return 0 };
     if !message.is_null() {
         let mut end = words.len().min(MESSAGE_BYTES - 1);
@@ -53,7 +53,7 @@ fn told(message: Message, outcome: Result<()>) -> c_int {
     kind as c_int
 }
 
-fn shape(words: &str) -> Error {
+pub(crate) fn shape(words: &str) -> Error {
     Error::new(Kind::Shape, words)
 }
 
@@ -61,7 +61,7 @@ fn shape(words: &str) -> Error {
 ///
 /// # Safety
 /// `count` numbers lie there, or `count` is 0.
-unsafe fn array<'a, T>(at: *const T, count: usize) -> Result<&'a [T]> {
+pub(crate) unsafe fn array<'a, T>(at: *const T, count: usize) -> Result<&'a [T]> {
     match (count, at.is_null()) {
         (0, _) => Ok(&[]),
         (_, true) => Err(shape("a null pointer in place of an array")),
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn smallhold_model_from_bytes(
 ///
 /// # Safety
 /// `name` is null or ends with a zero.
-unsafe fn family(name: *const c_char) -> Result<&'static Kernels> {
+pub(crate) unsafe fn family(name: *const c_char) -> Result<&'static Kernels> {
     if name.is_null() {
         return Ok(kernels::detect());
     }

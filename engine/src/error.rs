@@ -1,5 +1,7 @@
 //! What can go wrong, as a kind that a program tells apart and a sentence that a person reads.
 
+#[doc(hidden)]
+pub use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
@@ -19,6 +21,8 @@ pub enum Kind {
     Memory = 5,
     /// The system could not read a file.
     System = 6,
+    /// A bundle is unsigned, signed by nobody this device trusts, altered, or expired.
+    Untrusted = 7,
 }
 
 /// A failure; nothing was changed.
@@ -53,6 +57,6 @@ impl std::error::Error for Error {}
 #[macro_export]
 macro_rules! fail {
     ($kind:ident, $($words:tt)+) => {
-        return Err($crate::error::Error::new($crate::error::Kind::$kind, alloc::format!($($words)+)))
+        return Err($crate::error::Error::new($crate::error::Kind::$kind, $crate::error::format!($($words)+)))
     };
 }

@@ -4,11 +4,11 @@
 //! against the file before it is believed, so a damaged file ends in an error and asks for no more memory than it has
 //! bytes.
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::error::Result;
+use crate::table::Table;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -86,9 +86,9 @@ pub struct TensorInfo {
 #[derive(Debug, Clone, Default)]
 pub struct Gguf {
     /// Keys and values.
-    pub metadata: BTreeMap<String, Value>,
+    pub metadata: Table<Value>,
     /// Tensors by name.
-    pub tensors: BTreeMap<String, TensorInfo>,
+    pub tensors: Table<TensorInfo>,
 }
 
 impl Gguf {

@@ -260,7 +260,7 @@ impl Reader<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.file.tensors.contains_key(name)
+        self.file.tensors.contains(name)
     }
 
     fn info(&mut self, name: &str, rows: usize, columns: usize) -> Result<TensorInfo> {

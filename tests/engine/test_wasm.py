@@ -44,6 +44,11 @@ console.log(JSON.stringify({ found, damaged }));
 
 @pytest.fixture(scope="module")
 def wasm() -> Path:
+    return build_wasm()
+
+
+def build_wasm() -> Path:
+    """The module, built; skip where the toolchain is missing."""
     if shutil.which("node") is None:
         pytest.skip("node is missing: make system")
     done = subprocess.run([str(ENGINE / "build.sh"), TARGET], capture_output=True, text=True, timeout=1500, check=False)

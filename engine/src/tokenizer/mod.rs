@@ -4,15 +4,19 @@
 
 mod alphabet;
 mod merge;
-mod pre;
+pub(crate) mod pre;
 mod unicode;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::Result;
+use crate::gguf::Gguf;
 use merge::{Merges, Scratch};
 pub use pre::PreTokenizer;
+
+/// Type of a control token in a weight file.
+const CONTROL: i64 = 3;
 
 /// What a text that spells a control token stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,6 +96,22 @@ impl Tokenizer {
         }
         made.merges = made.resolve(merges)?;
         Ok(made)
+    }
+
+    /// The tokenizer of a weight file.
+    ///
+    /// # Errors
+    /// `Unsupported`: not byte-level BPE, which llama.cpp calls `gpt2`, or another pre-tokenizer. `Malformed`: see `new`.
+    pub fn of_gguf(file: &Gguf) -> Result<Self> {
+        let kind = file.text("tokenizer.ggml.model");
+        if kind != Some("gpt2") {
+            fail!(Unsupported, "tokenizer.ggml.model: expected gpt2 (byte-level BPE), got {kind:?}");
+        }
+        let pre = PreTokenizer::of(file.text("tokenizer.ggml.pre").unwrap_or("gpt-2"))?;
+        let tokens = file.texts("tokenizer.ggml.tokens").unwrap_or(&[]).to_vec();
+        let types = file.integers("tokenizer.ggml.token_type").unwrap_or(&[]);
+        let control: Vec<bool> = types.iter().map(|kind| *kind == CONTROL).collect();
+        Self::new(tokens, file.texts("tokenizer.ggml.merges").unwrap_or(&[]), &control, pre)
     }
 
     /// Ids of a text, none put before or after it; with `Special::Text` none of them is a control token's.

@@ -46,15 +46,17 @@ impl PreTokenizer {
     }
 }
 
+/// What the regular expressions tell apart: \p{L}, \p{N} and \s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(crate) enum Class {
     Other,
     Letter,
     Number,
     Space,
 }
 
-fn class_of(character: char) -> Class {
+/// Class of a character.
+pub(crate) fn class_of(character: char) -> Class {
     match character {
         'a'..='z' | 'A'..='Z' => Class::Letter,
         '0'..='9' => Class::Number,

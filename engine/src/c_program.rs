@@ -1,0 +1,141 @@
+//! The C interface to a bundle that is asked by JSON; `include/smallhold_engine.h` says the same in C.
+//!
+//! # Safety
+//! See `c_interface`. One program is used by one thread at a time.
+
+use std::ffi::{c_char, CStr};
+use std::os::raw::c_int;
+use std::sync::Arc;
+
+use crate::c_interface::{array, family, shape, told, Message};
+use crate::error::Result;
+use crate::program::Program;
+use crate::verify::bundle::{Bundle, Trust};
+use crate::verify::keys::PublicKey;
+
+/// A program and its newest answer.
+pub struct Asked {
+    program: Program,
+    answer: String,
+}
+
+/// Open a bundle on the disk, a folder or one file, by the system's clock, with all of its tasks.
+///
+/// `keys` are PEM texts one behind the other, one of which has to have signed the bundle; null says that the host has
+/// verified it. `kernels` names a family, or is null for the fastest.
+///
+/// # Safety
+/// `path`, `keys` and `kernels` end with a zero, the latter two may be null; `program` has room.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // neither disk nor clock
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_program_open(
+    path: *const c_char,
+    keys: *const c_char,
+    kernels: *const c_char,
+    program: *mut *mut Asked,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let open = || unsafe {
+        if path.is_null() {
+            return Err(shape("a null pointer in place of a path"));
+        }
+        let path = CStr::from_ptr(path).to_str().map_err(|_| shape("the path is not UTF-8"))?;
+        load(|trust| Bundle::open(path.as_ref(), trust), keys, kernels, program)
+    };
+    told(message, open())
+}
+
+/// Read a bundle in one file from memory; its bytes are copied. `now` is in seconds since 1970; 0 where there is no clock,
+/// and then expiry is not checked.
+///
+/// # Safety
+/// `len` bytes lie at `data`; otherwise as `smallhold_program_open`.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_program_from_bytes(
+    data: *const u8,
+    len: usize,
+    keys: *const c_char,
+    now: u64,
+    kernels: *const c_char,
+    program: *mut *mut Asked,
+    message: Message,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let read = || unsafe {
+        let archive = Arc::new(array(data, len)?.to_vec());
+        load(|trust| Bundle::from_zip(archive, trust, (now > 0).then_some(now)), keys, kernels, program)
+    };
+    told(message, read())
+}
+
+/// # Safety
+/// As `smallhold_program_open`.
+unsafe fn load(
+    open: impl FnOnce(Trust<'_>) -> Result<Bundle>,
+    keys: *const c_char,
+    kernels: *const c_char,
+    program: *mut *mut Asked,
+) -> Result<()> {
+    if program.is_null() {
+        return Err(shape("a null pointer in place of a result"));
+    }
+    // SAFETY: the caller's promise.
+    let keys = unsafe { trusted(keys)? };
+    let bundle = open(keys.as_deref().map_or(Trust::HostHasVerified, Trust::Keys))?;
+    // SAFETY: the caller's promise.
+    let made = Program::load(&bundle, &bundle.manifest().tasks, unsafe { family(kernels)? })?;
+    // SAFETY: the caller gave room.
+    unsafe { *program = Box::into_raw(Box::new(Asked { program: made, answer: String::new() })) };
+    Ok(())
+}
+
+/// Keys of PEM texts one behind the other; `None` for a null pointer.
+///
+/// # Safety
+/// `keys` is null or ends with a zero.
+unsafe fn trusted(keys: *const c_char) -> Result<Option<Vec<PublicKey>>> {
+    const END: &str = "-----END PUBLIC KEY-----";
+    if keys.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(keys) }.to_str().map_err(|_| shape("the keys are not text"))?;
+    let texts = text.split_inclusive(END).filter(|text| !text.trim().is_empty());
+    Ok(Some(texts.map(|text| PublicKey::from_pem(text.trim_start())).collect::<Result<Vec<_>>>()?))
+}
+
+/// Ask by a JSON object of `len` bytes: 0, or a kind of failure. The answer, JSON in UTF-8 that ends with a zero, tells of
+/// failures too; it stays until the next call.
+///
+/// # Safety
+/// `program` was opened here and not freed, `len` bytes lie at `request`, and `answer` has room.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_program_ask(
+    program: *mut Asked,
+    request: *const u8,
+    len: usize,
+    answer: *mut *const c_char,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let (asked, request) = unsafe { (&mut *program, array(request, len).unwrap_or(&[])) };
+    let (value, failure) = asked.program.ask(request);
+    asked.answer.clear();
+    value.write(&mut asked.answer);
+    asked.answer.push('\0'); // JSON holds no other: a zero in a text is written as \u0000
+                             // SAFETY: the caller gave room.
+    unsafe { *answer = asked.answer.as_ptr().cast() };
+    failure.map_or(0, |kind| kind as c_int)
+}
+
+/// Let go of a program, its patients and its newest answer.
+///
+/// # Safety
+/// `program` was opened here and is freed once; null is allowed.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_program_free(program: *mut Asked) {
+    if !program.is_null() {
+        // SAFETY: the caller's promise.
+        drop(unsafe { Box::from_raw(program) });
+    }
+}

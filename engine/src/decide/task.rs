@@ -1,0 +1,233 @@
+//! A task file, `tasks/<task>.json`: everything that is needed to ask one question. Python's twin is
+//! `smallhold.decide.task`, which writes it.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::field::{Field, Group};
+use super::readings::{SignalSpec, WordSpec};
+use crate::error::Result;
+use crate::json::Value;
+
+const FORMAT: &str = "smallhold.task/1";
+
+/// One question, through exactly one door.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// For example `icu-risk`.
+    pub name: String,
+    /// The question in words.
+    pub question: String,
+    /// What is decided.
+    pub fields: Vec<Field>,
+    /// How it is asked.
+    pub door: Door,
+}
+
+/// What a task reads.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// A text.
+    Text(TextDoor),
+    /// Readings of one patient, bin by bin.
+    Signal(SignalDoor),
+}
+
+/// How a text reaches the two paths, and how much each says.
+#[derive(Debug, Clone)]
+pub struct TextDoor {
+    /// Control token before and behind the text.
+    pub marker: String,
+    /// Tokens of the text that the trunk reads.
+    pub max_tokens: usize,
+    /// The n-gram classifier's file.
+    pub ngrams: Option<String>,
+    /// 0: the trunk is not run.
+    pub trunk_weight: f32,
+    /// 0 without a classifier.
+    pub ngram_weight: f32,
+}
+
+/// How readings reach the trunk.
+#[derive(Debug, Clone)]
+pub struct SignalDoor {
+    /// Bins that the task answers for.
+    pub num_bins: usize,
+    /// The encoder's file.
+    pub encoder: String,
+    /// Channels and their scales.
+    pub signal: SignalSpec,
+    /// The same readings as words, where the trunk learnt them, and the fields as fitted on answers in words.
+    pub words: Option<(WordSpec, Vec<Field>)>,
+}
+
+impl Task {
+    /// Read a task file.
+    ///
+    /// # Errors
+    /// `Malformed`: another format, or a member that is absent, of another type, or impossible.
+    pub fn parse(data: &[u8]) -> Result<Self> {
+        let value = Value::parse(data)?;
+        let file = Members { value: &value, place: "task file" };
+        let format = file.text("format")?;
+        if format != FORMAT {
+            fail!(Malformed, "task file: expected the format {FORMAT}, got {format:?}");
+        }
+        let fields = file.list("fields", field)?;
+        if fields.is_empty() {
+            fail!(Malformed, "task file: expected one or more fields");
+        }
+        let door = match value.get("text") {
+            Some(text) if fields.len() == 1 => Door::Text(text_door(text)?),
+            Some(_) => fail!(Malformed, "task file: a text task has one field"),
+            None => Door::Signal(signal_door(&file, &fields)?),
+        };
+        Ok(Self { name: file.text("name")?.to_owned(), question: file.text("question")?.to_owned(), fields, door })
+    }
+}
+
+fn text_door(value: &Value) -> Result<TextDoor> {
+    let door = Members { value, place: "task file, text" };
+    let ngrams = match door.get("ngrams")? {
+        Value::Null => None,
+        _ => Some(door.text("ngrams")?.to_owned()),
+    };
+    let found = TextDoor {
+        marker: door.text("marker")?.to_owned(),
+        max_tokens: door.size("max_tokens")?,
+        trunk_weight: door.number("trunk_weight")? as f32,
+        ngram_weight: door.number("ngram_weight")? as f32,
+        ngrams,
+    };
+    let weights = [found.trunk_weight, found.ngram_weight];
+    if !weights.iter().all(|weight| (0.0..f32::INFINITY).contains(weight)) || weights == [0.0; 2] {
+        fail!(Malformed, "task file, text: expected two weights of 0 or more, not both 0, got {weights:?}");
+    }
+    if found.ngrams.is_none() && found.ngram_weight > 0.0 {
+        fail!(Malformed, "task file, text: a weight of n-grams and no classifier");
+    }
+    Ok(found)
+}
+
+fn signal_door(file: &Members<'_>, fields: &[Field]) -> Result<SignalDoor> {
+    let signal = SignalSpec::of(&Members { value: file.get("signal")?, place: "task file, signal" })?;
+    let words = match file.value.get("words") {
+        None => None,
+        Some(value) => {
+            let words = WordSpec::of(&Members { value, place: "task file, words" }, &signal)?;
+            let fitted = match file.value.get("word_fields") {
+                Some(_) => file.list("word_fields", field)?,
+                // The signal door's probabilities, without its promise, which was not fitted on words.
+                None => fields.iter().map(|field| Field { groups: Vec::new(), ..field.clone() }).collect(),
+            };
+            let is_same = |(a, b): (&Field, &Field)| (&a.name, &a.choices) == (&b.name, &b.choices);
+            if fitted.len() != fields.len() || !fitted.iter().zip(fields).all(is_same) {
+                fail!(Malformed, "task file: word_fields are not the fields again");
+            }
+            Some((words, fitted))
+        }
+    };
+    Ok(SignalDoor { num_bins: file.size("num_bins")?, encoder: file.text("encoder")?.to_owned(), signal, words })
+}
+
+fn field(item: &Members<'_>) -> Result<Field> {
+    let name = item.text("name")?;
+    let choices = item.texts("choices")?;
+    let positive = item.text("positive")?;
+    let place = choices.iter().position(|choice| choice == positive);
+    let (Some(positive), false) = (place, choices.len() < 2) else {
+        fail!(Malformed, "field {name}: expected two or more choices, {positive:?} among them, got {choices:?}")
+    };
+    if (1..choices.len()).any(|k| choices[..k].contains(&choices[k])) {
+        fail!(Malformed, "field {name}: a choice is there twice in {choices:?}");
+    }
+    let knots = item.list("knots", |pair| match pair.value.as_list() {
+        Some([x, y]) => match (x.as_number(), y.as_number()) {
+            (Some(x), Some(y)) => Ok((x, y)),
+            _ => fail!(Malformed, "{}: expected two numbers", pair.place),
+        },
+        _ => fail!(Malformed, "{}: expected two numbers", pair.place),
+    })?;
+    let is_rising = knots.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
+    if !knots.is_empty() && (choices.len() != 2 || knots.len() < 2 || !is_rising) {
+        fail!(Malformed, "field {name}: knots: expected two choices and two or more rising pairs");
+    }
+    let groups = match item.get("conformal")? {
+        Value::Null => Vec::new(),
+        value => Members { value, place: "conformal" }.list("groups", |group| {
+            Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
+        })?,
+    };
+    let found = Field {
+        name: name.to_owned(),
+        positive,
+        temperature: item.number("temperature")?,
+        bias: item.numbers("bias")?,
+        knots,
+        abstain_below: item.number("abstain_below")?,
+        alert_threshold: item.number("alert_threshold")?,
+        groups,
+        choices,
+    };
+    let count = found.choices.len();
+    let (bias, groups) = (found.bias.len(), found.groups.iter().all(|group| group.least.len() == count));
+    if found.temperature <= 0.0 || !(bias == 0 || bias == count) || !groups {
+        fail!(Malformed, "field {name}: expected a positive temperature, and {count} numbers in bias and least");
+    }
+    Ok(found)
+}
+
+/// An object whose members have to be there; the place is for messages.
+pub(super) struct Members<'a> {
+    pub(super) value: &'a Value,
+    pub(super) place: &'static str,
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn get(&self, name: &str) -> Result<&'a Value> {
+        match self.value.get(name) {
+            Some(value) => Ok(value),
+            None => fail!(Malformed, "{}: lacks the member {name:?}", self.place),
+        }
+    }
+
+    fn typed<T>(&self, name: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
+        match read(self.get(name)?) {
+            Some(found) => Ok(found),
+            None => fail!(Malformed, "{}, member {name:?}: expected {kind}", self.place),
+        }
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<&'a str> {
+        self.typed(name, "text", Value::as_text)
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<f64> {
+        self.typed(name, "a number", Value::as_number)
+    }
+
+    /// A whole number from 1.
+    pub(super) fn size(&self, name: &str) -> Result<usize> {
+        self.typed(name, "a positive whole number", |value| value.as_size().filter(|size| *size > 0))
+    }
+
+    pub(super) fn texts(&self, name: &str) -> Result<Vec<String>> {
+        self.typed(name, "a list of texts", |value| {
+            value.as_list()?.iter().map(|item| item.as_text().map(str::to_owned)).collect()
+        })
+    }
+
+    pub(super) fn numbers(&self, name: &str) -> Result<Vec<f64>> {
+        self.typed(name, "a list of numbers", |value| value.as_list()?.iter().map(Value::as_number).collect())
+    }
+
+    pub(super) fn sizes(&self, name: &str) -> Result<Vec<usize>> {
+        self.typed(name, "a list of whole numbers", |value| value.as_list()?.iter().map(Value::as_size).collect())
+    }
+
+    pub(super) fn list<T>(&self, name: &str, read: impl Fn(&Members<'a>) -> Result<T>) -> Result<Vec<T>> {
+        let items = self.typed(name, "a list", Value::as_list)?;
+        items.iter().map(|value| read(&Members { value, place: self.place })).collect()
+    }
+}

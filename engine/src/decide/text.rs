@@ -1,0 +1,160 @@
+//! A closed question about a text: the trunk reads it token by token, the n-gram path at a glance, and both are weighed.
+//!
+//! The trunk reads `<bos>`, the marker, the text and the marker again; the logits are read there.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::field::{Answer, Field, FieldPlan};
+use super::ngrams::{first_characters, is_space, NGramClassifier};
+use super::task::{Door, Task, TextDoor};
+use super::{Files, Trunk};
+use crate::error::Result;
+use crate::session::{Inputs, Session};
+use crate::tokenizer::Special;
+
+/// Pieces of a text that are left out one after the other to see what each does.
+const MOST_PIECES: usize = 24;
+
+/// A text task ready to be asked; every text is a question of its own.
+pub struct TextTask {
+    /// Name of the task.
+    pub name: String,
+    /// What is decided.
+    pub field: Field,
+    door: TextDoor,
+    plan: FieldPlan,
+    trunk: Trunk,
+    ngrams: Option<NGramClassifier>,
+    marker: u32,
+    /// What every question begins with.
+    prefix: Session,
+}
+
+/// What a text task answers.
+#[derive(Debug, Clone)]
+pub struct TextDecision {
+    /// The answer.
+    pub answer: Answer,
+    /// Tokens of the text that the trunk read.
+    pub tokens: usize,
+    /// The text was longer.
+    pub is_cut: bool,
+}
+
+impl TextTask {
+    /// Load what a task needs.
+    ///
+    /// # Errors
+    /// `Malformed`: not a text task, a control token is missing, or the classifier knows other choices. `Capacity`: the
+    /// trunk's context is too short.
+    pub fn load(task: Task, trunk: &Trunk, files: Files<'_>) -> Result<Self> {
+        let (Door::Text(door), Some(field)) = (task.door, task.fields.into_iter().next()) else {
+            fail!(Malformed, "task {}: reads readings, not text", task.name)
+        };
+        let plan = FieldPlan::of(&field, &task.name, trunk)?;
+        let ngrams = door.ngrams.as_deref().map(|name| NGramClassifier::load(files(name)?)).transpose()?;
+        if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
+            fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
+        }
+        let needed = 3 + door.max_tokens + plan.forced.len();
+        if trunk.model.config.context < needed {
+            fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
+        }
+        let marker = trunk.control(&door.marker)?;
+        let mut prefix = Session::new(trunk.model.clone());
+        prefix.append(Inputs::Tokens(&[trunk.control("<bos>")?, marker]))?;
+        Ok(Self { name: task.name, field, door, plan, trunk: trunk.clone(), ngrams, marker, prefix })
+    }
+
+    /// Answer the question of one text.
+    ///
+    /// # Errors
+    /// `Shape`: nothing but white space.
+    pub fn decide(&self, text: &str) -> Result<TextDecision> {
+        let (tokens, is_cut) = self.tokens(text)?;
+        let answer = self.field.answer(&self.weighed(text, &tokens)?, None)?;
+        Ok(TextDecision { answer, tokens: tokens.len(), is_cut })
+    }
+
+    /// Deciding logits (K), both paths weighed.
+    ///
+    /// # Errors
+    /// As `decide`.
+    pub fn logits(&self, text: &str) -> Result<Vec<f32>> {
+        self.weighed(text, &self.tokens(text)?.0)
+    }
+
+    /// What each piece of a text (a word, in a long text a run of words) does to one choice: the log-odds that the choice
+    /// loses without it, in the order of the text. None for a text of one word.
+    ///
+    /// # Errors
+    /// As `decide`.
+    pub fn effects(&self, text: &str, choice: usize) -> Result<Vec<(String, f64)>> {
+        let words: Vec<&str> = first_characters(text).split(is_space).filter(|word| !word.is_empty()).collect();
+        let count = words.len().min(MOST_PIECES);
+        if count < 2 {
+            return Ok(Vec::new());
+        }
+        let whole = self.field.log_odds(&self.logits(text)?, choice);
+        let edge = |i: usize| half_to_even(i * words.len(), count);
+        let piece = |i: usize| {
+            let (start, end) = (edge(i), edge(i + 1));
+            let rest = [&words[..start], &words[end..]].concat().join(" ");
+            let without = self.field.log_odds(&self.logits(&rest)?, choice);
+            Ok((words[start..end].join(" "), whole - without))
+        };
+        (0..count).map(piece).collect()
+    }
+
+    fn tokens(&self, text: &str) -> Result<(Vec<u32>, bool)> {
+        if text.chars().all(is_space) {
+            fail!(Shape, "text: expected at least one word, got nothing but white space");
+        }
+        let read = first_characters(text);
+        let mut tokens = self.trunk.tokenizer.encode(read, Special::Text);
+        let is_cut = tokens.len() > self.door.max_tokens || read.len() < text.len();
+        tokens.truncate(self.door.max_tokens);
+        Ok((tokens, is_cut))
+    }
+
+    /// A path without weight is not asked.
+    fn weighed(&self, text: &str, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut sums = vec![0.0; self.field.choices.len()];
+        let mut add = |weight: f32, logits: Vec<f32>| {
+            for (sum, logit) in sums.iter_mut().zip(logits) {
+                *sum += weight * logit;
+            }
+        };
+        if self.door.trunk_weight > 0.0 {
+            let inputs = [tokens, &[self.marker], &self.plan.forced].concat();
+            let last = inputs.len() as i64 - 1;
+            add(
+                self.door.trunk_weight,
+                self.prefix.fork().score(Inputs::Tokens(&inputs), &[last], Some(&self.plan.deciding))?,
+            );
+        }
+        if let Some(ngrams) = self.ngrams.as_ref().filter(|_| self.door.ngram_weight > 0.0) {
+            add(self.door.ngram_weight, ngrams.logits(text));
+        }
+        Ok(sums)
+    }
+}
+
+/// a / b to the nearest whole number, a half to the even one.
+fn half_to_even(a: usize, b: usize) -> usize {
+    let (whole, rest) = (a / b, a % b);
+    whole + usize::from(2 * rest > b || (2 * rest == b && whole % 2 == 1))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn halves_go_to_the_even_neighbour() {
+        let rounded: Vec<usize> = (0..9).map(|a| super::half_to_even(a, 4)).collect();
+        assert_eq!(rounded, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    }
+
+    use alloc::vec::Vec;
+}

@@ -1,0 +1,331 @@
+//! A bundle that is asked by JSON: one object in, one object out. This is the interface that every shape of the engine
+//! shares, be it lines on standard input, a body of `POST /decide`, a call from C or one from a web page.
+//!
+//! ```text
+//! {"task": "triage", "text": "Red, itchy patches on both elbows.", "explain": true}
+//! {"task": "icu-risk", "patient": "7", "static": {"age": 0.35, ...}}
+//! {"task": "icu-risk", "patient": "7", "observe": [["HR", 118]], "close": true, "decide": true}
+//! {"task": "icu-risk", "patient": "7", "static": null}
+//! ```
+//!
+//! An `id` comes back as it was given; `words` opens a patient by the door of observation words.
+
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::decide::field::{largest, Answer, Field};
+use crate::decide::patient::{PatientSession, SignalTask, WordSession};
+use crate::decide::task::{Door, Task};
+use crate::decide::text::TextTask;
+use crate::decide::{Files, Trunk, TRUNK_FILE};
+use crate::error::{Kind, Result};
+use crate::json::{object, Value};
+use crate::kernels::Kernels;
+use crate::table::Table;
+use crate::verify::bundle::Bundle;
+
+/// Patients that are open at once.
+const MOST_PATIENTS: usize = 10_000;
+const MEMBERS: [&str; 10] =
+    ["id", "task", "text", "patient", "static", "words", "observe", "close", "decide", "explain"];
+
+enum Runner {
+    Text(Box<TextTask>),
+    Signal(Arc<SignalTask>),
+}
+
+enum Patient {
+    Signal(PatientSession),
+    Words(WordSession),
+}
+
+/// A bundle's tasks, and the patients that are open.
+pub struct Program {
+    tasks: Table<Runner>,
+    /// By task and patient, see `key`.
+    patients: Table<Patient>,
+}
+
+impl Program {
+    /// Load tasks of a bundle.
+    ///
+    /// # Errors
+    /// As the bundle's, the trunk's and the tasks' own loading; `Malformed` where the bundle has no such task.
+    pub fn load(bundle: &Bundle, names: &[String], kernels: &'static Kernels) -> Result<Self> {
+        let files: Files<'_> = &|name| bundle.read(name);
+        let trunk = Trunk::load(files(TRUNK_FILE)?, kernels)?;
+        let mut tasks = Table::default();
+        for name in names {
+            if !bundle.manifest().tasks.contains(name) {
+                fail!(Malformed, "expected a task of {}, got {name:?}", bundle.manifest().tasks.join(", "));
+            }
+            let task = Task::parse((*files(&format!("tasks/{name}.json"))?).as_ref())?;
+            let runner = match task.door {
+                Door::Text(_) => Runner::Text(Box::new(TextTask::load(task, &trunk, files)?)),
+                Door::Signal(_) => Runner::Signal(Arc::new(SignalTask::load(task, &trunk, files)?)),
+            };
+            tasks.insert(name.clone(), runner);
+        }
+        Ok(Self { tasks, patients: Table::default() })
+    }
+
+    /// Answer one request; a failure is an answer too, and its kind beside it.
+    pub fn ask(&mut self, line: &[u8]) -> (Value, Option<Kind>) {
+        let request = Value::parse(line);
+        let id = request.as_ref().ok().and_then(|request| request.get("id")).cloned();
+        let outcome = request.and_then(|request| self.answer(&request));
+        let failure = outcome.as_ref().err().map(|error| error.kind);
+        let mut members = match outcome {
+            Ok(members) => members,
+            Err(error) => {
+                let about = object([("kind", kind(error.kind).into()), ("message", error.message.as_str().into())]);
+                vec![("error".to_owned(), about)]
+            }
+        };
+        if let Some(id) = id {
+            members.insert(0, ("id".to_owned(), id));
+        }
+        (Value::Object(members), failure)
+    }
+
+    fn answer(&mut self, request: &Value) -> Result<Vec<(String, Value)>> {
+        let Some(members) = request.as_object() else { fail!(Malformed, "expected an object") };
+        if let Some((name, _)) = members.iter().find(|(name, _)| !MEMBERS.contains(&name.as_str())) {
+            fail!(Malformed, "unknown member {name:?}: expected {}", MEMBERS.join(", "));
+        }
+        let name = match request.get("task") {
+            Some(name) => expected(name.as_text(), "task", "a name")?,
+            None if self.tasks.len() == 1 => self.tasks.names().next().unwrap_or(""),
+            None => fail!(Malformed, "task: expected one of {}", self.names()),
+        }
+        .to_owned();
+        let text = request.get("text");
+        match self.tasks.get(&name) {
+            None => fail!(Malformed, "task: expected one of {}, got {name:?}", self.names()),
+            Some(Runner::Text(task)) => match text {
+                Some(text) => text_answer(task, expected(text.as_text(), "text", "text")?, flag(request, "explain")?),
+                None => fail!(Malformed, "task {name}: expected a member \"text\""),
+            },
+            Some(Runner::Signal(_)) if text.is_some() => fail!(Malformed, "task {name}: reads readings, not text"),
+            Some(Runner::Signal(task)) => {
+                let task = task.clone();
+                self.patient_answer(&task, request)
+            }
+        }
+    }
+
+    fn names(&self) -> String {
+        self.tasks.names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// Open the patient where `static` is given (or end it, by `null`), add readings, close bins, decide: in this order,
+    /// each where it is asked. All of the request is checked before any of it is done, so that a mistake changes nothing.
+    fn patient_answer(&mut self, task: &Arc<SignalTask>, request: &Value) -> Result<Vec<(String, Value)>> {
+        let patient = match request.get("patient") {
+            Some(patient) => expected(patient.as_text(), "patient", "a name")?,
+            None => fail!(Malformed, "task {}: expected a member \"patient\"", task.name),
+        };
+        let key = format!("{}\0{patient}", task.name);
+        let mut answer = vec![("task".to_owned(), task.name.as_str().into()), ("patient".to_owned(), patient.into())];
+        let opened = match request.get("static") {
+            None => None,
+            Some(Value::Null) => {
+                self.patients.remove(&key);
+                return Ok(answer);
+            }
+            Some(_) if self.patients.len() >= MOST_PATIENTS && !self.patients.contains(&key) => {
+                fail!(Capacity, "{MOST_PATIENTS} patients are open: end one, by \"static\": null")
+            }
+            Some(value) => Some(Patient::open(task, &statics(task, value)?, flag(request, "words")?)?),
+        };
+        let readings = readings(task, request)?;
+        let closes = match request.get("close") {
+            None => 0,
+            Some(Value::Bool(is)) => usize::from(*is),
+            Some(count) => expected(count.as_size(), "close", "true, or how many bins")?,
+        };
+        let (decides, explains) = (flag(request, "decide")?, flag(request, "explain")?);
+        let Some(session) = opened.as_ref().or_else(|| self.patients.get(&key)) else {
+            fail!(Malformed, "patient {patient:?} is not open: give \"static\" first")
+        };
+        session.check(task, closes, decides, explains)?;
+        if let Some(opened) = opened {
+            self.patients.insert(key.clone(), opened);
+        }
+        let Some(session) = self.patients.get_mut(&key) else { return Ok(answer) };
+        session.go_on(&readings, closes)?;
+        answer.push(("bins".to_owned(), (session.bins() as f64).into()));
+        if decides {
+            let answers = session.decide()?;
+            let fields = task.fields.iter().zip(&answers);
+            let fields = fields.map(|(field, answer)| (field.name.clone(), answer_value(field, answer))).collect();
+            answer.push(("answers".to_owned(), Value::Object(fields)));
+        }
+        if explains {
+            answer.push(("evidence".to_owned(), session.evidence()?));
+        }
+        Ok(answer)
+    }
+}
+
+impl Patient {
+    fn open(task: &Arc<SignalTask>, features: &[f32], in_words: bool) -> Result<Self> {
+        Ok(match in_words {
+            false => Self::Signal(PatientSession::new(task.clone(), features)?),
+            true => Self::Words(WordSession::new(task.clone(), features)?),
+        })
+    }
+
+    /// Whether a request can be done.
+    fn check(&self, task: &SignalTask, closes: usize, decides: bool, explains: bool) -> Result<()> {
+        let (most, bins) = (task.door.num_bins, self.bins());
+        if closes > most - bins {
+            fail!(Capacity, "close: {bins} bins are closed, and the task answers for {most}: open the patient again");
+        }
+        let first = match (self, &task.door.words) {
+            (Self::Words(_), Some((words, _))) => words.card_ends[0],
+            _ => 1,
+        };
+        if (decides || explains) && bins + closes < first {
+            fail!(Shape, "task {}: close a bin before deciding", task.name);
+        }
+        if explains && matches!(self, Self::Words(_)) {
+            fail!(Unsupported, "explain: answers in words are not explained by deletion");
+        }
+        Ok(())
+    }
+
+    fn bins(&self) -> usize {
+        match self {
+            Self::Signal(session) => session.bins(),
+            Self::Words(session) => session.bins(),
+        }
+    }
+
+    fn go_on(&mut self, readings: &[(String, f64)], closes: usize) -> Result<()> {
+        for (code, value) in readings {
+            match self {
+                Self::Signal(session) => session.observe(code, *value)?,
+                Self::Words(session) => session.observe(code, *value)?,
+            }
+        }
+        for _ in 0..closes {
+            match self {
+                Self::Signal(session) => session.close_bin()?,
+                Self::Words(session) => drop(session.close_bin()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self) -> Result<Vec<Answer>> {
+        match self {
+            Self::Signal(session) => session.decide(),
+            Self::Words(session) => session.decide(),
+        }
+    }
+
+    fn evidence(&mut self) -> Result<Value> {
+        match self {
+            Self::Signal(session) => Ok(effects("code", session.effects(0)?)),
+            Self::Words(_) => fail!(Unsupported, "explain: answers in words are not explained by deletion"),
+        }
+    }
+}
+
+fn text_answer(task: &TextTask, text: &str, explains: bool) -> Result<Vec<(String, Value)>> {
+    let decision = task.decide(text)?;
+    let mut answer = vec![
+        ("task".to_owned(), task.name.as_str().into()),
+        (
+            "answers".to_owned(),
+            Value::Object(vec![(task.field.name.clone(), answer_value(&task.field, &decision.answer))]),
+        ),
+        ("tokens".to_owned(), (decision.tokens as f64).into()),
+        ("is_cut".to_owned(), decision.is_cut.into()),
+    ];
+    if explains {
+        let choice = decision.answer.choice.unwrap_or_else(|| largest(&decision.answer.probabilities));
+        answer.push(("evidence".to_owned(), effects("text", task.effects(text, choice)?)));
+    }
+    Ok(answer)
+}
+
+fn answer_value(field: &Field, answer: &Answer) -> Value {
+    let named = |k: usize| field.choices[k].as_str();
+    let probabilities = answer.probabilities.iter().enumerate().map(|(k, p)| (named(k).to_owned(), (*p).into()));
+    let set = (0..answer.set.len()).filter(|k| answer.set[*k]).map(|k| named(k).into());
+    object([
+        ("choice", answer.choice.map_or(Value::Null, |k| named(k).into())),
+        ("probabilities", Value::Object(probabilities.collect())),
+        ("has_abstained", answer.choice.is_none().into()),
+        ("prediction_set", Value::List(set.collect())),
+        ("is_alert", answer.is_alert.into()),
+    ])
+}
+
+/// Strongest first.
+fn effects(what: &str, mut found: Vec<(String, f64)>) -> Value {
+    found.sort_by(|a, b| (b.1 * b.1).total_cmp(&(a.1 * a.1)));
+    let item = |(name, effect): &(String, f64)| object([(what, name.as_str().into()), ("effect", (*effect).into())]);
+    Value::List(found.iter().map(item).collect())
+}
+
+/// Static features in the task's order or by name.
+fn statics(task: &SignalTask, value: &Value) -> Result<Vec<f32>> {
+    let names = &task.door.signal.statics;
+    let in_order: Option<Vec<f64>> = match value {
+        Value::List(items) => items.iter().map(Value::as_number).collect(),
+        Value::Object(members) if members.len() == names.len() => {
+            names.iter().map(|name| value.get(name).and_then(Value::as_number)).collect()
+        }
+        _ => None,
+    };
+    match in_order {
+        Some(numbers) if numbers.len() == names.len() => Ok(numbers.iter().map(|x| *x as f32).collect()),
+        _ => fail!(Malformed, "static: expected numbers for {}", names.join(", ")),
+    }
+}
+
+/// Readings [parameter, value], each of which the task knows.
+fn readings(task: &SignalTask, request: &Value) -> Result<Vec<(String, f64)>> {
+    let Some(value) = request.get("observe") else { return Ok(Vec::new()) };
+    let items = expected(value.as_list(), "observe", "a list of [parameter, value]")?;
+    let reading = |item: &Value| match item.as_list() {
+        Some([Value::Text(code), Value::Number(value)]) => {
+            task.door.signal.score(code, *value)?;
+            Ok((code.clone(), *value))
+        }
+        _ => fail!(Malformed, "observe: expected [parameter, value], got {}", item.to_text()),
+    };
+    items.iter().map(reading).collect()
+}
+
+fn flag(request: &Value, name: &str) -> Result<bool> {
+    request.get(name).map_or(Ok(false), |value| expected(value.as_bool(), name, "true or false"))
+}
+
+fn expected<T>(found: Option<T>, name: &str, what: &str) -> Result<T> {
+    match found {
+        Some(found) => Ok(found),
+        None => fail!(Malformed, "{name}: expected {what}"),
+    }
+}
+
+/// Kinds of failure as words.
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Malformed => "malformed",
+        Kind::Unsupported => "unsupported",
+        Kind::Shape => "shape",
+        Kind::Capacity => "capacity",
+        Kind::Memory => "memory",
+        Kind::System => "system",
+        Kind::Untrusted => "untrusted",
+    }
+}

@@ -1,0 +1,48 @@
+"""The engine's program as a running process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.engine_library import PROGRAM
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+LONGEST_SECONDS = 60
+
+
+class Lines:
+    """A program that answers JSON lines until it is left."""
+
+    def __init__(self, bundle: Path, *words: str) -> None:
+        command = [str(PROGRAM), str(bundle), "--host-has-verified", *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=LONGEST_SECONDS)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        return self.ask_line(json.dumps(request).encode())
+
+    def ask_line(self, line: bytes) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer.endswith(b"\n"), f"the program ended: {self.process.wait(timeout=LONGEST_SECONDS)}"
+        found = json.loads(answer)
+        assert isinstance(found, dict)
+        return found
+
+    def finish(self) -> int:
+        """End of the input: the exit code."""
+        self.process.communicate(timeout=LONGEST_SECONDS)
+        return self.process.returncode
