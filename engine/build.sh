@@ -1,21 +1,33 @@
 #!/bin/sh
-# Build the engine's library: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu]
+# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test]]
+# The library and the program; for WebAssembly the library. `test` runs the tests of the code instead, emulated by qemu.
 #
 # Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
-# rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target.
+# rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target. 64-bit ARM needs a
+# linker and a C library too (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross), its tests qemu-user.
 set -eu
 cd "$(dirname "$0")"
 target=${1:-native}
-if [ "$target" = native ]; then
-  exec cargo build --release --offline --lib
-fi
+what='build --release'
 case $target in
-  wasm32-*) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128" ;;
-  aarch64-unknown-linux-gnu) export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc ;;
+  native) exec cargo build --release --offline ;;
+  wasm32-*)
+    what="$what --lib"
+    export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128"
+    ;;
+  aarch64-unknown-linux-gnu)
+    if ! command -v aarch64-linux-gnu-gcc >/dev/null; then
+      echo "build.sh: no linker for $target: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross" >&2
+      exit 1
+    fi
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+    [ "${2:-}" = test ] && what='test --lib'
+    ;;
   *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
 esac
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
-  exec cargo build --release --offline --lib --target "$target"
+  exec cargo $what --offline --target "$target"
 fi
 
 # Debian's route. The compiler and the sources must be of one version, so rustup's is passed over.
@@ -41,7 +53,7 @@ case $target in
     ;;
 esac
 [ "$target" = wasm32-wasip1 ] && export RUSTFLAGS="$RUSTFLAGS -L /usr/lib/wasm32-wasi"
-RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 exec /usr/bin/cargo build --release --offline --lib --target "$target" \
+RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 exec /usr/bin/cargo $what --offline --target "$target" \
   -Z build-std=std,panic_abort \
   --config 'source.crates-io.replace-with="debian"' \
   --config "source.debian.directory=\"$sources/vendor\""

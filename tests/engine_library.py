@@ -15,7 +15,7 @@ PROGRAM = ENGINE / "target" / "release" / "smallhold-engine"
 
 @cache
 def build_engine() -> None:
-    """Build the library that `smallhold.device.backends.engine` finds, and the program; skip where there is no cargo."""
+    """Build the library that `backends.engine` finds, and the program; skip where there is no cargo."""
     cargo = shutil.which("cargo")
     if cargo is None:
         pytest.skip("cargo is missing, and the engine is built with it: make system, or rustup")

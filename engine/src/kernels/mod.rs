@@ -10,6 +10,8 @@ use crate::gguf::Encoding;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
+mod neon;
 pub mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
@@ -83,10 +85,13 @@ pub fn detect() -> &'static Kernels {
 
 /// All families that this processor has, the fastest first; `scalar` last.
 pub fn families() -> &'static [&'static Kernels] {
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-    static BUILT_IN: [&Kernels; 2] = [&simd128::KERNELS, &scalar::KERNELS];
-    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-    static BUILT_IN: [&Kernels; 1] = [&scalar::KERNELS];
+    static BUILT_IN: &[&Kernels] = &[
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        &simd128::KERNELS,
+        #[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
+        &neon::KERNELS,
+        &scalar::KERNELS,
+    ];
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
         static WITH_AVX2: [&Kernels; 2] = [&avx2::KERNELS, &scalar::KERNELS];
@@ -94,7 +99,14 @@ pub fn families() -> &'static [&'static Kernels] {
             return &WITH_AVX2;
         }
     }
-    &BUILT_IN
+    #[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
+    {
+        static WITH_DOT_PRODUCT: [&Kernels; 3] = [&neon::WITH_DOT_PRODUCT, &neon::KERNELS, &scalar::KERNELS];
+        if neon::has_dot_product() {
+            return &WITH_DOT_PRODUCT;
+        }
+    }
+    BUILT_IN
 }
 
 /// A family by name, if this processor has it.
@@ -156,6 +168,9 @@ mod tests {
                     (family.multiply_rounded)(weights, &ours, &mut found);
                     scalar::multiply_rounded(weights, &ours, &mut expected);
                     assert_close(&found, &expected, 1.0, family.name);
+                    if ["neon", "dotprod"].contains(&family.name) {
+                        assert_eq!(found, expected, "{}: not the steps of the slow twin", family.name);
+                    }
                     // A row alone, and rows in any company, are the same bits.
                     for t in 0..count {
                         let mut alone = Rounded::default();
