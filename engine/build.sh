@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test]]
-# The library and the program; for WebAssembly the library. `test` runs the tests of the code instead, emulated by qemu.
+# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test [NAME]]]
+# The library and the program; for WebAssembly the library. `test` runs the library's tests instead, emulated by qemu.
 #
 # Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
 # rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target. 64-bit ARM needs a
@@ -8,6 +8,7 @@
 set -eu
 cd "$(dirname "$0")"
 target=${1:-native}
+[ $# -eq 0 ] || shift
 what='build --release'
 case $target in
   native) exec cargo build --release --offline ;;
@@ -22,12 +23,15 @@ case $target in
     fi
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
-    [ "${2:-}" = test ] && what='test --lib'
+    if [ "${1:-}" = test ]; then
+      what='test --lib'
+      shift
+    fi
     ;;
   *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
 esac
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
-  exec cargo $what --offline --target "$target"
+  exec cargo $what --offline --target "$target" "$@"
 fi
 
 # Debian's route. The compiler and the sources must be of one version, so rustup's is passed over.
@@ -56,4 +60,4 @@ esac
 RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 exec /usr/bin/cargo $what --offline --target "$target" \
   -Z build-std=std,panic_abort \
   --config 'source.crates-io.replace-with="debian"' \
-  --config "source.debian.directory=\"$sources/vendor\""
+  --config "source.debian.directory=\"$sources/vendor\"" "$@"
