@@ -60,7 +60,7 @@ def build_wasm() -> Path:
 
 @pytest.mark.timeout(1800)
 def test_node_says_what_the_native_library_says(wasm: Path) -> None:
-    assert wasm.stat().st_size <= 250_000
+    assert wasm.stat().st_size <= 400_000
     wrapper = (ENGINE / "javascript" / "smallhold_engine.js").as_uri()
     words = ["node", "--input-type=module", "-e", PROGRAM, "--", wrapper, str(wasm), str(WEIGHTS), json.dumps(TOKENS)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
