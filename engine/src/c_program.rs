@@ -95,14 +95,12 @@ unsafe fn load(
 /// # Safety
 /// `keys` is null or ends with a zero.
 unsafe fn trusted(keys: *const c_char) -> Result<Option<Vec<PublicKey>>> {
-    const END: &str = "-----END PUBLIC KEY-----";
     if keys.is_null() {
         return Ok(None);
     }
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(keys) }.to_str().map_err(|_| shape("the keys are not text"))?;
-    let texts = text.split_inclusive(END).filter(|text| !text.trim().is_empty());
-    Ok(Some(texts.map(|text| PublicKey::from_pem(text.trim_start())).collect::<Result<Vec<_>>>()?))
+    PublicKey::all_from_pem(text).map(Some)
 }
 
 /// Ask by a JSON object of `len` bytes: 0, or a kind of failure. The answer, JSON in UTF-8 that ends with a zero, tells of

@@ -12,6 +12,7 @@ extern crate alloc;
 
 #[macro_use]
 pub mod error;
+pub mod app;
 pub mod cache;
 mod crc32;
 pub mod decide;

@@ -113,3 +113,11 @@ def test_rows_of_a_patient_stay_in_one_fold() -> None:
     leaking = fit_map(YES_NO, logits, repeated).losses["isotonic"]
     honest = fit_map(YES_NO, logits, repeated, units=units).losses["isotonic"]
     assert leaking < honest - 0.05
+
+
+def test_rows_without_a_mistake_do_not_make_certain() -> None:
+    field = Field(name="f", choices=("a", "b", "c"), positive="a")
+    labels = np.arange(30) % 3
+    fitted = fit_temperature(field, 2.0 * np.eye(3)[labels], labels)
+    top = calibrate_logits(fitted, 2.0 * np.eye(3)[labels]).max(axis=1)
+    np.testing.assert_allclose(top, 31 / 32, atol=1e-4)

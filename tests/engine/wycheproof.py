@@ -1,6 +1,6 @@
 """The engine's verdict over Project Wycheproof's signatures, whose file is not ours to carry.
 
-    python -m tests.engine.wycheproof ed25519_test.json     # testvectors_v1 of github.com/C2SP/wycheproof
+python -m tests.engine.wycheproof ed25519_test.json     # testvectors_v1 of github.com/C2SP/wycheproof
 """
 
 from __future__ import annotations

@@ -55,6 +55,10 @@ impl Bundle {
     /// `Untrusted`: unsigned, signed by nobody in `trust`, expired, or a file is missing, added or altered.
     /// `Malformed`: no bundle, or its manifest is none. `Unsupported`: it needs a newer engine; see `Manifest::parse`.
     pub fn from_files(files: Files, trust: Trust, now: Option<u64>) -> Result<Self> {
+        Self::verified(files, trust, now, Needed::Every)
+    }
+
+    fn verified(files: Files, trust: Trust, now: Option<u64>, needed: Needed) -> Result<Self> {
         let Some(manifest_bytes) = files.get(MANIFEST_NAME) else {
             fail!(Malformed, "not a bundle: it has no {MANIFEST_NAME}")
         };
@@ -81,7 +85,7 @@ impl Bundle {
         // (4) Every file is there, no other is, and each is what the manifest says.
         let are_files_checked = matches!(trust, Trust::Keys(_));
         if are_files_checked {
-            check_files(&files, &manifest)?;
+            check_files(&files, &manifest, needed)?;
         }
         Ok(Self { manifest, files, are_files_checked })
     }
@@ -91,9 +95,16 @@ impl Bundle {
     /// # Errors
     /// `Malformed`: another layout; and see `from_files`.
     pub fn from_zip(archive: Source, trust: Trust, now: Option<u64>) -> Result<Self> {
-        let members = zip::members(bytes(&archive))?;
-        let part = |place| -> Source { Arc::new(Part { archive: archive.clone(), place }) };
-        Self::from_files(members.into_iter().map(|(name, place)| (name, part(place))).collect(), trust, now)
+        let whole = 0..bytes(&archive).len();
+        Self::from_files(members(&archive, whole)?, trust, now)
+    }
+
+    /// A bundle inside a larger file (see `crate::app`), where files for other runtimes may have been left out.
+    ///
+    /// # Errors
+    /// See `from_zip`.
+    pub fn from_app(file: &Source, place: Range<usize>, trust: Trust, now: Option<u64>) -> Result<Self> {
+        Self::verified(members(file, place)?, trust, now, Needed::ByThisRuntime)
     }
 
     /// A bundle on the disk, a folder or one file, by the system's clock.
@@ -103,8 +114,7 @@ impl Bundle {
     /// And see `from_files`.
     #[cfg(feature = "std")]
     pub fn open(path: &std::path::Path, trust: Trust) -> Result<Self> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self::open_at(path, trust, now.map_or(0, |since| since.as_secs()))
+        Self::open_at(path, trust, clock())
     }
 
     /// A bundle on the disk at a moment in seconds since 1970.
@@ -151,19 +161,41 @@ impl Bundle {
     }
 }
 
+/// Seconds since 1970 by the system's clock.
+#[cfg(feature = "std")]
+pub fn clock() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Which files have to be there.
+#[derive(Clone, Copy, PartialEq)]
+enum Needed {
+    Every,
+    ByThisRuntime,
+}
+
+/// Files of an archive that lies in a file.
+fn members(file: &Source, archive: Range<usize>) -> Result<Files> {
+    let found = zip::members(&bytes(file)[archive.clone()])?;
+    let part = |place: Range<usize>| -> Source {
+        Arc::new(Part { file: file.clone(), place: archive.start + place.start..archive.start + place.end })
+    };
+    Ok(found.into_iter().map(|(name, place)| (name, part(place))).collect())
+}
+
 fn bytes(source: &Source) -> &[u8] {
     (**source).as_ref()
 }
 
-/// Part of an archive that is kept alive.
+/// Part of a file that is kept alive.
 struct Part {
-    archive: Source,
+    file: Source,
     place: Range<usize>,
 }
 
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        &bytes(&self.archive)[self.place.clone()]
+        &bytes(&self.file)[self.place.clone()]
     }
 }
 
@@ -192,7 +224,7 @@ fn signed(files: &Files, manifest: &[u8], keys: &[PublicKey]) -> Result<Vec<u8>>
     Ok(payload)
 }
 
-fn check_files(files: &Files, manifest: &Manifest) -> Result<()> {
+fn check_files(files: &Files, manifest: &Manifest, needed: Needed) -> Result<()> {
     let is_listed = |name: &str| manifest.files.contains(name) || [MANIFEST_NAME, ENVELOPE_NAME].contains(&name);
     if let Some(extra) = files.names().find(|name| !is_listed(name)) {
         fail!(Untrusted, "file {extra:?} is not in the manifest");
@@ -200,10 +232,16 @@ fn check_files(files: &Files, manifest: &Manifest) -> Result<()> {
     for (name, entry) in manifest.files.iter() {
         match files.get(name) {
             Some(source) => check_file(name, bytes(source), entry)?,
+            None if needed == Needed::ByThisRuntime && is_for_another_runtime(entry) => {}
             None => fail!(Untrusted, "file {name:?} is missing"),
         }
     }
     Ok(())
+}
+
+/// `reference` is who names the engine's weights too: both read GGUF.
+fn is_for_another_runtime(entry: &FileEntry) -> bool {
+    entry.runtime.as_deref().is_some_and(|runtime| !["engine", "reference"].contains(&runtime))
 }
 
 fn check_file(name: &str, data: &[u8], entry: &FileEntry) -> Result<()> {

@@ -37,6 +37,15 @@ impl PublicKey {
         }
     }
 
+    /// The keys of PEM texts one behind the other.
+    ///
+    /// # Errors
+    /// See `from_pem`.
+    pub fn all_from_pem(text: &str) -> Result<Vec<Self>> {
+        const END: &str = "-----END PUBLIC KEY-----";
+        text.split_inclusive(END).filter(|text| !text.trim().is_empty()).map(Self::from_pem).collect()
+    }
+
     /// SHA-256 of the 32 bytes, in hexadecimal: what an envelope calls the key.
     pub fn id(&self) -> &str {
         &self.id

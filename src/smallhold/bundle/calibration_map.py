@@ -74,12 +74,12 @@ def fit_map(field: Field, logits: Floats, labels: Ints, *, units: ArrayLike | No
 
 
 def fit_temperature(field: Field, logits: Floats, labels: Ints) -> Field:
-    """The temperature within [0.05, 20] that makes the labels most likely."""
+    """The temperature within [0.05, 20] that makes the labels most likely; see `loss_and_residual`."""
     spread = logits.astype(np.float64) - logits.mean(axis=1, keepdims=True)
 
     def loss_and_slope(log_temperature: Floats) -> tuple[float, Floats]:
         scaled = spread / np.exp(log_temperature[0])
-        total, residual = _loss_and_residual(scaled, labels)
+        total, residual = loss_and_residual(scaled, labels)
         return total, np.array([-(residual * scaled).sum() / len(labels)])
 
     bounds = [np.log(_TEMPERATURES)]
@@ -97,7 +97,7 @@ def fit_bias(field: Field, logits: Floats, labels: Ints) -> Field:
 
     def loss_and_slope(parameters: Floats) -> tuple[float, Floats]:
         scaled, bias = spread / np.exp(parameters[0]), parameters[1:]
-        total, residual = _loss_and_residual(scaled + bias, labels)
+        total, residual = loss_and_residual(scaled + bias, labels)
         prior = bias / (_BIAS_DEVIATION**2 * rows)
         slope = np.concatenate([[-(residual * scaled).sum() / rows], residual.sum(axis=0) / rows + prior])
         return total + float(bias @ prior) / 2, slope
@@ -146,13 +146,17 @@ def _apart(middle: Floats, height: Floats) -> tuple[Floats, Floats]:
     return middle[keep], height[keep]
 
 
-def _loss_and_residual(scaled: Floats, labels: Ints) -> tuple[float, Floats]:
-    """Mean negative log-likelihood, and its slope (R, K) in the scaled logits, times the number of rows."""
-    log_p = scaled - logsumexp(scaled, axis=1, keepdims=True)
-    rows = np.arange(len(labels))
-    residual = np.exp(log_p)
-    residual[rows, labels] -= 1
-    return float(-log_p[rows, labels].mean()), residual
+def loss_and_residual(logits: Floats, labels: Ints) -> tuple[float, Floats]:
+    """Mean cross-entropy of R rows, and its slope (R, K) in the logits, times R.
+
+    The true choice counts as (R + 1) / (R + 2), the others share the rest (Platt 1999, section 2.2). Where every row is
+    right the most likely map is infinitely sure; R rows without a mistake do not say that there never will be one.
+    """
+    rows, num_choices = np.arange(len(labels)), logits.shape[1]
+    target = np.full(logits.shape, 1 / (len(labels) + 2) / (num_choices - 1))
+    target[rows, labels] = (len(labels) + 1) / (len(labels) + 2)
+    log_p = logits - logsumexp(logits, axis=1, keepdims=True)
+    return float(-(target * log_p).sum(axis=1).mean()), np.exp(log_p) - target
 
 
 def _held_out_losses(

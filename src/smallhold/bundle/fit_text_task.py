@@ -8,17 +8,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from smallhold.bundle.calibrate import Calibration, calibrate_field, summarize
+from smallhold.bundle.calibration_map import loss_and_residual
 from smallhold.decide.text_task import FloatArray, LocalTextTask
 from smallhold.errors import DataError, ShapeError
 from smallhold.sectors.text_task import TextExample
 
 _BLOCK = 64
 
-#: Where both paths are always right, the most likely weights are infinite.
-_MOST = 50.0
 #: So that some path is asked where neither says anything about the labels.
 _LEAST = 1e-3
 
@@ -80,7 +78,7 @@ def _read(local: LocalTextTask, texts: Sequence[str], progress: Callable[[str, i
 def fit_path_weights(
     trunk: NDArray[np.floating], ngrams: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> tuple[float, float]:
-    """The a, b >= 0 that make softmax(a * trunk + b * ngrams) most likely.
+    """The a, b >= 0 that make softmax(a * trunk + b * ngrams) most likely, by the smoothed `loss_and_residual`.
 
     A logistic regression without intercept on two numbers a choice (conditional logit, McFadden 1974): the negative
     log-likelihood is convex, so there is one answer. A path that adds nothing gets exactly 0.
@@ -101,14 +99,11 @@ def fit_path_weights(
     if not len(labels):
         raise DataError("path weights: the calibration split is empty")
     paths = np.stack([trunk, ngrams]).astype(np.float64)  # (2, N, K)
-    rows = np.arange(len(labels))
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        log_p = log_softmax(np.tensordot(weights, paths, 1), axis=1)
-        excess = np.exp(log_p)
-        excess[rows, labels] -= 1  # derivative by each logit
-        return -float(log_p[rows, labels].mean()), (paths * excess).sum(axis=(1, 2)) / len(labels)
+        total, residual = loss_and_residual(np.tensordot(weights, paths, 1), labels.astype(np.int64))
+        return total, (paths * residual).sum(axis=(1, 2)) / len(labels)
 
-    found = minimize(loss, np.array([0.5, 0.5]), jac=True, method="L-BFGS-B", bounds=[(0.0, _MOST)] * 2)
+    found = minimize(loss, np.array([0.5, 0.5]), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * 2)
     a, b = (round(float(weight), 6) for weight in found.x)
     return (a, b) if a or b else (0.0, _LEAST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,14 +54,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sign = actions.add_parser("sign", help="sign a bundle directory with this home's publisher key")
     verify = actions.add_parser("verify", help="check signature, expiry and every file")
     inspect = actions.add_parser("inspect", help="show what a bundle says of itself, without believing it")
-    for action in (sign, verify, inspect):
+    app = actions.add_parser("app", help="one executable file of the engine and a bundle, which needs no Python")
+    app.add_argument("--out", type=Path, required=True, metavar="FILE", help="the app")
+    app.add_argument("--engine", type=Path, metavar="FILE", help="the engine's program; default: where cargo builds it")
+    for action in (sign, verify, inspect, app):
         action.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle: directory or single file")
-    for action in (build, sign, verify, inspect):
+    for action in (build, sign, verify, inspect, app):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
         action.add_argument("--home", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="the device's home")
-    verify.add_argument(
-        "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
-    )
+    for action in (verify, app):
+        action.add_argument(
+            "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,8 +84,26 @@ def run(args: argparse.Namespace) -> int:
             return 0
         case "verify":
             return _verify(args, home)
+        case "app":
+            return _app(args, home)
         case _:
             return _inspect(args)
+
+
+def _app(args: argparse.Namespace, home: Home) -> int:
+    """A bundle and the engine as one executable file."""
+    from smallhold.bundle.app import write_app
+
+    keys = args.trusted_keys or home.trust
+    size = write_app(args.bundle, args.out, trusted_keys=keys, now=datetime.now(UTC), program=args.engine)
+    if args.json:
+        print_json({"app": str(args.out), **asdict(size)})
+    else:
+        print(f"{args.out}: {size.bytes:,} bytes, {size.program_bytes:,} of them the engine")
+        if size.left_out:
+            print(f"left out, for other runtimes: {', '.join(size.left_out)}")
+    next_commands(f"./{args.out} --help" if not args.out.is_absolute() else f"{args.out} --help")
+    return 0
 
 
 def _bring(args: argparse.Namespace, home: Home) -> int:

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use smallhold_engine::app::App;
 use smallhold_engine::error::{Error, Kind, Result};
 use smallhold_engine::json::Value;
 use smallhold_engine::program::Program;
-use smallhold_engine::verify::bundle::{Bundle, Trust};
+use smallhold_engine::verify::bundle::{clock, Bundle, Trust};
 use smallhold_engine::verify::keys::load_trusted_keys;
-use smallhold_engine::{fail, kernels};
+use smallhold_engine::{fail, files, kernels};
 
 const HELP: &str = "usage: smallhold-engine BUNDLE [--task NAME]... [--kernels NAME] [--listen ADDRESS:PORT]
        (--trusted-keys DIRECTORY | --host-has-verified)
@@ -31,6 +32,8 @@ with --listen they are bodies of POST /decide on a loopback address.
   --kernels NAME         avx2, scalar, ...; default: the fastest of this processor
   --listen ADDR:PORT     serve HTTP on a loopback address; port 0 takes a free one
 
+An app made by `smallhold bundle app` holds its bundle and its keys, and takes neither.
+
 Exit codes: 0 all requests answered, 1 one or more refused, 2 the program could not start.
 Not a medical device.";
 
@@ -38,7 +41,8 @@ Not a medical device.";
 pub const MOST_BYTES: usize = 1 << 20;
 
 struct Options {
-    bundle: PathBuf,
+    /// `None`: the one inside this app.
+    bundle: Option<PathBuf>,
     tasks: Vec<String>,
     kernels: Option<String>,
     listen: Option<String>,
@@ -56,8 +60,9 @@ fn main() -> ExitCode {
         println!("smallhold-engine {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let outcome = options(words).and_then(|options| {
-        let program = load(&options)?;
+    let outcome = own_app().and_then(|app| {
+        let options = options(words, app.is_some())?;
+        let program = load(&options, app)?;
         match &options.listen {
             Some(address) => serve::serve(program, address).map(|()| true),
             None => answer_lines(program),
@@ -73,7 +78,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(words: Vec<String>) -> Result<Options> {
+fn options(words: Vec<String>, is_app: bool) -> Result<Options> {
     let mut words = words.into_iter();
     let (mut bundle, mut tasks, mut kernels, mut listen) = (None, Vec::new(), None, None);
     let (mut trusted_keys, mut host_has_verified) = (None, false);
@@ -92,14 +97,22 @@ fn options(words: Vec<String>) -> Result<Options> {
             _ => bundle = Some(PathBuf::from(word)),
         }
     }
-    let Some(bundle) = bundle else { fail!(Shape, "expected a bundle; see --help") };
-    if trusted_keys.is_some() == host_has_verified {
+    if is_app && (bundle.is_some() || trusted_keys.is_some() || host_has_verified) {
+        fail!(Shape, "this app has a bundle and keys of its own, and takes no others; see --help");
+    }
+    if !is_app && bundle.is_some() && trusted_keys.is_some() == host_has_verified {
         fail!(Shape, "expected --trusted-keys DIRECTORY, or --host-has-verified; see --help");
     }
     Ok(Options { bundle, tasks, kernels, listen, trusted_keys })
 }
 
-fn load(options: &Options) -> Result<Program> {
+/// This very file, where it is an app.
+fn own_app() -> Result<Option<App>> {
+    // Without the name of its own file a program cannot be an app, and does what it can.
+    std::env::current_exe().map_or(Ok(None), |path| App::of(files::open(&path)?))
+}
+
+fn load(options: &Options, app: Option<App>) -> Result<Program> {
     let kernels = match &options.kernels {
         None => kernels::detect(),
         Some(name) => match kernels::family(name) {
@@ -107,9 +120,14 @@ fn load(options: &Options) -> Result<Program> {
             None => fail!(Shape, "--kernels {name}: this processor has no family of that name"),
         },
     };
-    let keys = options.trusted_keys.as_deref().map(load_trusted_keys).transpose()?;
-    let trust = keys.as_deref().map_or(Trust::HostHasVerified, Trust::Keys);
-    let bundle = Bundle::open(&options.bundle, trust)?;
+    let bundle = match (app, &options.bundle) {
+        (Some(app), _) => app.open(Some(clock()))?,
+        (None, Some(path)) => {
+            let keys = options.trusted_keys.as_deref().map(load_trusted_keys).transpose()?;
+            Bundle::open(path, keys.as_deref().map_or(Trust::HostHasVerified, Trust::Keys))?
+        }
+        (None, None) => fail!(Shape, "expected a bundle; see --help"),
+    };
     let tasks = if options.tasks.is_empty() { &bundle.manifest().tasks } else { &options.tasks };
     Program::load(&bundle, tasks, kernels)
 }
