@@ -144,6 +144,15 @@ def test_a_stranger_cannot_borrow_a_trusted_key_id(build, verify, key):
         verify(bundle)
 
 
+def test_a_key_id_that_is_no_text_is_refused_beside_a_good_signature(build, verify):
+    bundle = build()
+    envelope = json.loads((bundle / "manifest.dsse.json").read_bytes())
+    envelope["signatures"].append(envelope["signatures"][0] | {"keyid": 7})
+    (bundle / "manifest.dsse.json").write_bytes(canonical_json(envelope))
+    with pytest.raises(SignatureError, match="keyid: expected text, got 7"):
+        verify(bundle)
+
+
 def test_the_envelope_of_another_manifest_is_refused(build, verify):
     bundle, other = build("one"), build("other", version="1.2.4")
     (bundle / "manifest.dsse.json").write_bytes((other / "manifest.dsse.json").read_bytes())

@@ -221,7 +221,9 @@ def _open_envelope(files: BundleFiles) -> tuple[bytes, list[tuple[str, bytes]]]:
         signatures: list[tuple[str, bytes]] = []
         for item in envelope["signatures"]:
             _exact_members(item, {"keyid", "sig"})
-            signatures.append((str(item["keyid"]), _strict_base64(item["sig"])))
+            if not isinstance(item["keyid"], str):
+                raise ValueError(f"keyid: expected text, got {item['keyid']!r}")
+            signatures.append((item["keyid"], _strict_base64(item["sig"])))
     except (ValueError, TypeError, RecursionError, InputError) as error:
         raise SignatureError(f"{ENVELOPE_NAME} is not a signed envelope: {error}") from error
     return payload, signatures
