@@ -41,7 +41,7 @@ impl App {
     /// # Errors
     /// See `Bundle::from_zip`.
     pub fn open(&self, now: Option<u64>) -> Result<Bundle> {
-        Bundle::from_app(&self.file, self.bundle.clone(), Trust::Keys(&self.keys), now)
+        Bundle::from_part(&self.file, self.bundle.clone(), Trust::Keys(&self.keys), now)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::c_interface::{array, family, shape, told, Message};
 use crate::error::Result;
+use crate::model::Source;
 use crate::program::Program;
 use crate::verify::bundle::{Bundle, Trust};
 use crate::verify::keys::PublicKey;
@@ -46,7 +47,7 @@ pub unsafe extern "C" fn smallhold_program_open(
     told(message, open())
 }
 
-/// Read a bundle in one file from memory; its bytes are copied. `now` is in seconds since 1970; 0 where there is no clock,
+/// Read a bundle in one file from memory; its bytes are copied, and files for other runtimes may be missing. `now` is in seconds since 1970; 0 where there is no clock,
 /// and then expiry is not checked.
 ///
 /// # Safety
@@ -63,8 +64,8 @@ pub unsafe extern "C" fn smallhold_program_from_bytes(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let read = || unsafe {
-        let archive = Arc::new(array(data, len)?.to_vec());
-        load(|trust| Bundle::from_zip(archive, trust, (now > 0).then_some(now)), keys, kernels, program)
+        let file: Source = Arc::new(array(data, len)?.to_vec());
+        load(|trust| Bundle::from_part(&file, 0..len, trust, (now > 0).then_some(now)), keys, kernels, program)
     };
     told(message, read())
 }

@@ -2,6 +2,7 @@
 //! shares, be it lines on standard input, a body of `POST /decide`, a call from C or one from a web page.
 //!
 //! ```text
+//! {"about": true}
 //! {"task": "triage", "text": "Red, itchy patches on both elbows.", "explain": true}
 //! {"task": "icu-risk", "patient": "7", "static": {"age": 0.35, ...}}
 //! {"task": "icu-risk", "patient": "7", "observe": [["HR", 118]], "close": true, "decide": true}
@@ -28,11 +29,12 @@ use crate::json::{object, Value};
 use crate::kernels::Kernels;
 use crate::table::Table;
 use crate::verify::bundle::Bundle;
+use crate::verify::manifest::Manifest;
 
 /// Patients that are open at once; each holds a quarter of a megabyte of cache with the models that ship.
 const MOST_PATIENTS: usize = 1024;
-const MEMBERS: [&str; 10] =
-    ["id", "task", "text", "patient", "static", "words", "observe", "close", "decide", "explain"];
+const MEMBERS: [&str; 11] =
+    ["id", "about", "task", "text", "patient", "static", "words", "observe", "close", "decide", "explain"];
 
 enum Runner {
     Text(Box<TextTask>),
@@ -46,6 +48,7 @@ enum Patient {
 
 /// A bundle's tasks, and the patients that are open.
 pub struct Program {
+    about: Value,
     tasks: Table<Runner>,
     /// By task and patient, see `key`.
     patients: Table<Patient>,
@@ -71,7 +74,8 @@ impl Program {
             };
             tasks.insert(name.clone(), runner);
         }
-        Ok(Self { tasks, patients: Table::default() })
+        let about = about(bundle.manifest(), &tasks);
+        Ok(Self { about, tasks, patients: Table::default() })
     }
 
     /// Answer one request; a failure is an answer too, and its kind beside it.
@@ -97,6 +101,9 @@ impl Program {
         let Some(members) = request.as_object() else { fail!(Malformed, "expected an object") };
         if let Some((name, _)) = members.iter().find(|(name, _)| !MEMBERS.contains(&name.as_str())) {
             fail!(Malformed, "unknown member {name:?}: expected {}", MEMBERS.join(", "));
+        }
+        if flag(request, "about")? {
+            return Ok(vec![("about".to_owned(), self.about.clone())]);
         }
         let name = match request.get("task") {
             Some(name) => expected(name.as_text(), "task", "a name")?,
@@ -171,6 +178,43 @@ impl Program {
         }
         Ok(answer)
     }
+}
+
+/// What the bundle says of itself, and how its tasks are asked.
+fn about(manifest: &Manifest, tasks: &Table<Runner>) -> Value {
+    let texts = |items: &[String]| Value::List(items.iter().map(|item| item.as_str().into()).collect());
+    let fields = |fields: &[Field]| {
+        let field = |field: &Field| object([("name", field.name.as_str().into()), ("choices", texts(&field.choices))]);
+        Value::List(fields.iter().map(field).collect())
+    };
+    let task = |(name, runner): &(String, Runner)| {
+        let (question, asked) = match runner {
+            Runner::Text(task) => (&task.question, vec![("fields", fields(core::slice::from_ref(&task.field)))]),
+            Runner::Signal(task) => {
+                let signal = &task.door.signal;
+                let asked = vec![
+                    ("fields", fields(&task.fields)),
+                    ("static", texts(&signal.statics)),
+                    ("parameters", texts(&signal.parameters)),
+                    ("bins", (task.door.num_bins as f64).into()),
+                    ("bin_minutes", (signal.bin_minutes as f64).into()),
+                    ("words", task.door.words.is_some().into()),
+                ];
+                (&task.question, asked)
+            }
+        };
+        let mut members =
+            vec![("name".to_owned(), name.as_str().into()), ("question".to_owned(), question.as_str().into())];
+        members.extend(asked.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        Value::Object(members)
+    };
+    object([
+        ("name", manifest.name.as_str().into()),
+        ("version", manifest.version.as_str().into()),
+        ("digest", manifest.digest.as_str().into()),
+        ("is_simulated", manifest.is_simulated.into()),
+        ("tasks", Value::List(tasks.iter().map(task).collect())),
+    ])
 }
 
 impl Patient {

@@ -199,6 +199,7 @@ def test_signers(agreed_bundle: Callable[[Path], str], tmp_path: Path) -> None:
         ([{**ours, "sig": ""}], "does not match"),
         ([{**ours, "sig": ours["sig"][:-3] + "x=="}], "is not a signed envelope"),
         ([{**ours, "more": 1}], "is not a signed envelope"),
+        ([ours, {**ours, "keyid": 7}], "is not a signed envelope"),
         ({}, "is not a signed envelope"),
         (None, "is not a signed envelope"),
     ):

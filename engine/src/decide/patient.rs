@@ -18,6 +18,8 @@ use crate::signal::SignalEncoder;
 pub struct SignalTask {
     /// Name of the task.
     pub name: String,
+    /// The question in words.
+    pub question: String,
     /// What is decided.
     pub fields: Vec<Field>,
     /// How readings reach the trunk.
@@ -70,7 +72,15 @@ impl SignalTask {
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
-        Ok(Self { name: task.name, fields: task.fields, door, plans, trunk: trunk.clone(), encoder })
+        Ok(Self {
+            name: task.name,
+            question: task.question,
+            fields: task.fields,
+            door,
+            plans,
+            trunk: trunk.clone(),
+            encoder,
+        })
     }
 
     fn check_statics(&self, features: &[f32]) -> Result<()> {

@@ -21,6 +21,8 @@ const MOST_PIECES: usize = 24;
 pub struct TextTask {
     /// Name of the task.
     pub name: String,
+    /// The question in words.
+    pub question: String,
     /// What is decided.
     pub field: Field,
     door: TextDoor,
@@ -65,7 +67,17 @@ impl TextTask {
         let marker = trunk.control(&door.marker)?;
         let mut prefix = Session::new(trunk.model.clone());
         prefix.append(Inputs::Tokens(&[trunk.control("<bos>")?, marker]))?;
-        Ok(Self { name: task.name, field, door, plan, trunk: trunk.clone(), ngrams, marker, prefix })
+        Ok(Self {
+            name: task.name,
+            question: task.question,
+            field,
+            door,
+            plan,
+            trunk: trunk.clone(),
+            ngrams,
+            marker,
+            prefix,
+        })
     }
 
     /// Answer the question of one text.

@@ -99,11 +99,11 @@ impl Bundle {
         Self::from_files(members(&archive, whole)?, trust, now)
     }
 
-    /// A bundle inside a larger file (see `crate::app`), where files for other runtimes may have been left out.
+    /// A bundle that is part of a file (see `crate::app`), where files for other runtimes may have been left out.
     ///
     /// # Errors
     /// See `from_zip`.
-    pub fn from_app(file: &Source, place: Range<usize>, trust: Trust, now: Option<u64>) -> Result<Self> {
+    pub fn from_part(file: &Source, place: Range<usize>, trust: Trust, now: Option<u64>) -> Result<Self> {
         Self::verified(members(file, place)?, trust, now, Needed::ByThisRuntime)
     }
 

@@ -56,13 +56,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     inspect = actions.add_parser("inspect", help="show what a bundle says of itself, without believing it")
     app = actions.add_parser("app", help="one executable file of the engine and a bundle, which needs no Python")
     app.add_argument("--out", type=Path, required=True, metavar="FILE", help="the app")
-    app.add_argument("--engine", type=Path, metavar="FILE", help="the engine's program; default: where cargo builds it")
-    for action in (sign, verify, inspect, app):
+    page = actions.add_parser("page", help="a folder of static files that decides in the browser")
+    page.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    for action, what in ((app, "program"), (page, "WebAssembly module")):
+        action.add_argument(
+            "--engine", type=Path, metavar="FILE", help=f"the engine's {what}; default: where it is built"
+        )
+    for action in (sign, verify, inspect, app, page):
         action.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle: directory or single file")
-    for action in (build, sign, verify, inspect, app):
+    for action in (build, sign, verify, inspect, app, page):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
         action.add_argument("--home", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="the device's home")
-    for action in (verify, app):
+    for action in (verify, app, page):
         action.add_argument(
             "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
         )
@@ -86,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
             return _verify(args, home)
         case "app":
             return _app(args, home)
+        case "page":
+            return _page(args, home)
         case _:
             return _inspect(args)
 
@@ -103,6 +110,20 @@ def _app(args: argparse.Namespace, home: Home) -> int:
         if size.left_out:
             print(f"left out, for other runtimes: {', '.join(size.left_out)}")
     next_commands(f"./{args.out} --help" if not args.out.is_absolute() else f"{args.out} --help")
+    return 0
+
+
+def _page(args: argparse.Namespace, home: Home) -> int:
+    """A bundle as a folder for browsers."""
+    from smallhold.bundle.web_page import write_page
+
+    keys = args.trusted_keys or home.trust
+    size = write_page(args.bundle, args.out, trusted_keys=keys, now=datetime.now(UTC), wasm=args.engine)
+    if args.json:
+        print_json({"page": str(args.out), **asdict(size)})
+    else:
+        print(f"{args.out}: {size.bytes:,} bytes, of them engine {size.engine_bytes:,}, bundle {size.bundle_bytes:,}")
+    next_commands(f"python3 -m http.server --bind 127.0.0.1 --directory {args.out} 8000")
     return 0
 
 

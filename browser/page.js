@@ -1,0 +1,144 @@
+// The page: asks the worker, shows what it answers. Everything that is shown is text, never markup.
+
+const state = document.querySelector("#state");
+const waiting = new Map();
+let asked = 0;
+
+const worker = new Worker("worker.js", { type: "module" });
+const started = new Promise((resolve, reject) => {
+  worker.onerror = (event) => reject(new Error(event.message || "the worker cannot start"));
+  worker.onmessage = ({ data }) => {
+    if (data.ready) return resolve(data.ready);
+    if (data.number === undefined) return reject(new Error(data.error));
+    const { resolve: done, reject: failed } = waiting.get(data.number);
+    waiting.delete(data.number);
+    data.error === undefined ? done(data) : failed(new Error(data.error));
+  };
+});
+
+/** Ask the engine; resolves to {answer, ms, bytes}. */
+const ask = (request) =>
+  new Promise((resolve, reject) => {
+    waiting.set(++asked, { resolve, reject });
+    worker.postMessage({ number: asked, request });
+  });
+
+const made = (name, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+};
+
+const percent = (p) => `${(100 * p).toFixed(1)} %`;
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+
+function shownAnswer({ answer, ms, bytes }) {
+  const parts = [];
+  for (const [field, { choice, probabilities, prediction_set: set, is_alert: isAlert }] of Object.entries(answer.answers)) {
+    const verdict = choice ?? `abstains: ${set.length < 6 ? set.join(" or ") : `${set.length} answers`} cannot be excluded`;
+    const words = `${field.replaceAll("_", " ")}: ${verdict}${isAlert ? " (alert)" : ""}`;
+    parts.push(made("p", { className: isAlert ? "verdict alert" : "verdict", textContent: words }));
+    const ranked = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+    for (const [name, p] of ranked.slice(0, 4)) {
+      const meter = made("meter", { min: 0, max: 1, value: p, ariaLabel: name });
+      parts.push(made("div", { className: "bar" }, made("span", { textContent: name }), meter, made("span", { textContent: percent(p) })));
+    }
+  }
+  const evidence = (answer.evidence ?? []).filter(({ effect }) => Math.abs(effect) >= 0.02).slice(0, 5);
+  if (evidence.length) {
+    const items = evidence.map((item) => {
+      const sign = item.effect > 0 ? "+" : "";
+      return made("li", { textContent: `${item.text ?? item.code}: ${sign}${item.effect.toFixed(2)} log-odds` });
+    });
+    parts.push(made("ul", { className: "evidence" }, ...items));
+  }
+  parts.push(made("p", { className: "cost", textContent: `${ms.toFixed(1)} ms on the processor, ${megabytes(bytes)} of memory` }));
+  return parts;
+}
+
+function section(template, task) {
+  const part = document.querySelector(template).content.firstElementChild.cloneNode(true);
+  part.dataset.task = task.name;
+  part.querySelector("h2").textContent = task.name;
+  part.querySelector(".question").textContent = task.question;
+  return part;
+}
+
+function textSection(task) {
+  const part = section("#text-task", task);
+  const [form, text, button, room] = ["form", "textarea", "button", ".answer"].map((name) => part.querySelector(name));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    try {
+      room.replaceChildren(...shownAnswer(await ask({ task: task.name, text: text.value, explain: true })));
+    } catch (error) {
+      room.replaceChildren(made("p", { className: "verdict alert", textContent: error.message }));
+    }
+    button.disabled = false;
+  });
+  return part;
+}
+
+function signalSection(task, patient) {
+  const part = section("#signal-task", task);
+  const [button, hour, chart, room] = [".play", ".hour", ".risk", ".answer"].map((name) => part.querySelector(name));
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+  const middle = document.createElementNS("http://www.w3.org/2000/svg", "line");
+  for (const [name, value] of Object.entries({ x1: 0, x2: 480, y1: 60, y2: 60 })) middle.setAttribute(name, value);
+  chart.append(middle, line);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const who = { task: task.name, patient: patient.name };
+    const points = [];
+    let slowest = 0;
+    try {
+      await ask({ ...who, static: patient.static });
+      for (const [i, observe] of patient.hours.entries()) {
+        const isLast = i + 1 === patient.hours.length;
+        const said = await ask({ ...who, observe, close: true, decide: true, explain: isLast });
+        const p = Object.values(said.answer.answers)[0].probabilities[patient.positive];
+        points.push(`${(480 * (i + 1)) / task.bins},${120 - 120 * p}`);
+        line.setAttribute("points", points.join(" "));
+        if (!isLast) slowest = Math.max(slowest, said.ms);
+        hour.textContent = `hour ${i + 1} of ${patient.hours.length}, slowest ${slowest.toFixed(1)} ms`;
+        if (isLast || i % 6 === 0) room.replaceChildren(...shownAnswer(said));
+        await new Promise((resolve) => setTimeout(resolve, 40));
+      }
+      await ask({ ...who, static: null });
+    } catch (error) {
+      room.replaceChildren(made("p", { className: "verdict alert", textContent: error.message }));
+    }
+    button.disabled = false;
+  });
+  return part;
+}
+
+try {
+  const { about, ms, kernels, bytes } = await started;
+  const facts = {
+    Bundle: `${about.name} ${about.version}, ${megabytes(bytes)}, signature and files verified in ${ms.toFixed(0)} ms`,
+    Digest: about.digest,
+    Engine: `WebAssembly on the processor (${kernels})`,
+  };
+  if (about.is_simulated) facts.Data = "taught on simulated data";
+  const list = document.querySelector("#facts");
+  for (const [name, value] of Object.entries(facts)) list.append(made("dt", { textContent: name }), made("dd", { textContent: value }));
+  list.hidden = false;
+  const response = await fetch("patient.json");
+  const patients = response.ok ? await response.json() : {};
+  const main = document.querySelector("#tasks");
+  for (const task of about.tasks) {
+    if (!task.parameters) main.append(textSection(task));
+    else if (patients[task.name]) main.append(signalSection(task, patients[task.name]));
+  }
+  state.textContent = "Ready. Nothing leaves this page.";
+  if ("serviceWorker" in navigator) {
+    await navigator.serviceWorker.register(`offline.js?version=${about.digest.slice(0, 16)}`);
+    await navigator.serviceWorker.ready;
+    state.textContent = "Ready, also without a network. Nothing leaves this page.";
+  }
+} catch (error) {
+  state.textContent = `Cannot decide here: ${error.message}`;
+  state.className = "warning";
+}
