@@ -44,16 +44,19 @@ function shownAnswer({ answer, ms, bytes }) {
       parts.push(made("div", { className: "bar" }, made("span", { textContent: name }), meter, made("span", { textContent: percent(p) })));
     }
   }
-  const evidence = (answer.evidence ?? []).filter(({ effect }) => Math.abs(effect) >= 0.02).slice(0, 5);
-  if (evidence.length) {
-    const items = evidence.map((item) => {
-      const sign = item.effect > 0 ? "+" : "";
-      return made("li", { textContent: `${item.text ?? item.code}: ${sign}${item.effect.toFixed(2)} log-odds` });
-    });
-    parts.push(made("ul", { className: "evidence" }, ...items));
-  }
   parts.push(made("p", { className: "cost", textContent: `${ms.toFixed(1)} ms on the processor, ${megabytes(bytes)} of memory` }));
   return parts;
+}
+
+/** What the answer would lose without each word or parameter, as a list; it takes one more decision for each. */
+function shownEvidence({ answer }, about) {
+  const strong = answer.evidence.filter(({ effect }) => Math.abs(effect) >= 0.02).slice(0, 5);
+  if (!strong.length) return [];
+  const items = strong.map((item) => {
+    const sign = item.effect > 0 ? "+" : "";
+    return made("li", { textContent: `${item.text ?? item.code}: ${sign}${item.effect.toFixed(2)} log-odds` });
+  });
+  return [made("p", { className: "note", textContent: about }), made("ul", { className: "evidence" }, ...items)];
 }
 
 function section(template, task) {
@@ -71,7 +74,9 @@ function textSection(task) {
     event.preventDefault();
     button.disabled = true;
     try {
-      room.replaceChildren(...shownAnswer(await ask({ task: task.name, text: text.value, explain: true })));
+      const request = { task: task.name, text: text.value };
+      room.replaceChildren(...shownAnswer(await ask(request)));
+      room.append(...shownEvidence(await ask({ ...request, explain: true }), "What each word adds to the likeliest answer:"));
     } catch (error) {
       room.replaceChildren(made("p", { className: "verdict alert", textContent: error.message }));
     }
@@ -84,9 +89,7 @@ function signalSection(task, patient) {
   const part = section("#signal-task", task);
   const [button, hour, chart, room] = [".play", ".hour", ".risk", ".answer"].map((name) => part.querySelector(name));
   const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  const middle = document.createElementNS("http://www.w3.org/2000/svg", "line");
-  for (const [name, value] of Object.entries({ x1: 0, x2: 480, y1: 60, y2: 60 })) middle.setAttribute(name, value);
-  chart.append(middle, line);
+  chart.append(line);
   button.addEventListener("click", async () => {
     button.disabled = true;
     const who = { task: task.name, patient: patient.name };
@@ -95,16 +98,17 @@ function signalSection(task, patient) {
     try {
       await ask({ ...who, static: patient.static });
       for (const [i, observe] of patient.hours.entries()) {
-        const isLast = i + 1 === patient.hours.length;
-        const said = await ask({ ...who, observe, close: true, decide: true, explain: isLast });
+        const said = await ask({ ...who, observe, close: true, decide: true });
         const p = Object.values(said.answer.answers)[0].probabilities[patient.positive];
-        points.push(`${(480 * (i + 1)) / task.bins},${120 - 120 * p}`);
+        points.push(`${40 + (440 * i) / (task.bins - 1)},${10 + 100 * (1 - p)}`);
         line.setAttribute("points", points.join(" "));
-        if (!isLast) slowest = Math.max(slowest, said.ms);
+        slowest = Math.max(slowest, said.ms);
         hour.textContent = `hour ${i + 1} of ${patient.hours.length}, slowest ${slowest.toFixed(1)} ms`;
-        if (isLast || i % 6 === 0) room.replaceChildren(...shownAnswer(said));
+        if (i + 1 === patient.hours.length || i % 6 === 0) room.replaceChildren(...shownAnswer(said));
         await new Promise((resolve) => setTimeout(resolve, 40));
       }
+      const evidence = await ask({ ...who, explain: true });
+      room.append(...shownEvidence(evidence, `What each parameter adds to ${patient.positive}:`));
       await ask({ ...who, static: null });
     } catch (error) {
       room.replaceChildren(made("p", { className: "verdict alert", textContent: error.message }));
