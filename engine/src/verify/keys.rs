@@ -1,6 +1,7 @@
 //! Whom a device trusts: public keys of ed25519.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::base64;
 use super::ed25519;
@@ -62,13 +63,13 @@ impl PublicKey {
 /// # Errors
 /// `System`: the folder or a file cannot be read. `Malformed`: one of the files is no ed25519 public key.
 #[cfg(feature = "std")]
-pub fn load_trusted_keys(folder: &std::path::Path) -> Result<alloc::vec::Vec<PublicKey>> {
+pub fn load_trusted_keys(folder: &std::path::Path) -> Result<Vec<PublicKey>> {
     use crate::error::{Error, Kind};
 
     let failed = |path: &std::path::Path, error: &dyn core::fmt::Display, kind| {
         Error::new(kind, alloc::format!("trusted key {}: {error}", path.display()))
     };
-    let mut keys = alloc::vec::Vec::new();
+    let mut keys = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error, Kind::System))? {
         let path = entry.map_err(|error| failed(folder, &error, Kind::System))?.path();
         if path.extension().is_some_and(|end| end == "pem") {
