@@ -274,7 +274,7 @@ impl Reader<'_> {
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let info = self.info(&format!("{name}.weight"), rows, columns)?;
-        debug_assert!(info.encoding.block().0 == 1 || columns % GROUP == 0);
+        debug_assert!(info.encoding.block().0 == 1 || columns.is_multiple_of(GROUP));
         Ok(Matrix { rows, columns, encoding: info.encoding, place: info.start..info.start + info.len })
     }
 

@@ -71,7 +71,7 @@ impl SignalEncoder {
     /// # Errors
     /// `Shape`: not whole rows of channels.
     pub fn bins(&self, channels: &[f32]) -> Result<Vec<f32>> {
-        if channels.len() % self.channels != 0 {
+        if !channels.len().is_multiple_of(self.channels) {
             fail!(Shape, "channels: {} numbers are not whole rows of {}", channels.len(), self.channels);
         }
         let mut basis = Vec::with_capacity(4 * channels.len());

@@ -268,7 +268,7 @@ unsafe fn row_by<N: Numbers, const T: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
     let width = query.len();
-    if width % 8 != 0 {
+    if !width.is_multiple_of(8) {
         return scalar::scores(query, keys, out);
     }
     let count = keys.len() / width;
@@ -289,7 +289,7 @@ unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
     let width = sum.len();
-    if width % 8 != 0 {
+    if !width.is_multiple_of(8) {
         return scalar::add_weighted(weights, values, sum);
     }
     assert!(values.len() >= weights.len() * width);
@@ -356,7 +356,7 @@ unsafe fn gate(first: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn norm(row: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
     let width = row.len();
-    if width % 8 != 0 {
+    if !width.is_multiple_of(8) {
         return scalar::norm(row, gain, epsilon, out);
     }
     assert!(gain.len() >= width && out.len() >= width);

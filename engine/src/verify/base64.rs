@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let text = text.as_bytes();
     let padding = text.iter().rev().take(2).take_while(|&&letter| letter == b'=').count();
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let mut data = Vec::with_capacity(text.len() / 4 * 3);
