@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from smallhold.bundle.bring import bundle_from_checkpoint
 from smallhold.bundle.gguf import trunk_gguf, write_gguf
 from smallhold.bundle.rounding import encode_weight
-from smallhold.bundle.weights import ModelWeights, read_weights
+from smallhold.bundle.weights import ModelWeights, QuantizedWeight, read_weights
 from smallhold.decide.local import LocalBundle, open_bundle
 from smallhold.device.gguf import read_gguf
 from smallhold.device.home import Home, init
@@ -337,3 +337,28 @@ def test_weights_beyond_one_file_are_refused_before_they_are_written(source: Pat
     huge = np.broadcast_to(np.float32(0), (2**15, 2**15))  # 4 GiB that take no memory
     with pytest.raises(InputError, match=r"take 4\.0 GiB, and one ONNX file holds at most 2 GiB"):
         trunk_onnx(replace(weights, trunk={**weights.trunk, "lm_head.weight": huge}))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_that_were_chosen_before_are_kept(source: Path, bring: Callable[..., Path], bits: int) -> None:
+    """A second rounding to the nearest would undo what data-driven rounding (GPTQ) has chosen."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights = load_file(source / "model.safetensors")
+    rounded = encode_weight(name, weights[name], bits)
+    assert isinstance(rounded, QuantizedWeight)
+    chosen = QuantizedWeight(np.clip(rounded.values, -5, 5), rounded.scale, bits)  # no group reaches its end of scale
+    weights[name] = chosen.dequantize()
+    save_file(weights, source / "model.safetensors")
+    stored = {f"trunk/{name}.values": chosen.values, f"trunk/{name}.scale": chosen.scale}
+    save_file(stored | {f"trunk/{name}.bits": np.array([bits])}, source / "quantized.safetensors")
+
+    def holds_chosen(bundle: Path) -> bool:
+        graph = onnx.load(bundle / "onnx" / "trunk.onnx")
+        scales = np.sort(chosen.scale.astype(np.float32).reshape(-1))
+        found = (onnx.numpy_helper.to_array(item).reshape(-1) for item in graph.graph.initializer)
+        return any(item.dtype == np.float32 and np.isin(scales, item).all() for item in found)
+
+    assert holds_chosen(bring(source, bits=bits))
+    assert not holds_chosen(bring(source, "other.bundle", bits=12 - bits))
+    (source / "quantized.safetensors").unlink()
+    assert not holds_chosen(bring(source, "rounded.bundle", bits=bits))

@@ -6,7 +6,7 @@ and a card that says where all of it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.publish import is_bundle, new_bundle
 from smallhold.bundle.rounding import encode_weight
 from smallhold.bundle.source import Source
-from smallhold.bundle.weights import ModelWeights, Weight
+from smallhold.bundle.weights import ModelWeights, QuantizedWeight, Weight
 from smallhold.decide.local import TRUNK_FILES, open_bundle
 from smallhold.device.durable_file import write_durably
 from smallhold.device.home import Home
@@ -86,7 +86,7 @@ def bundle_from_checkpoint(
             graph = found.graph
         else:
             config = replace(found.config, max_position_embeddings=length)
-            graph = _export(found.trunk, config, bits, progress)
+            graph = _export(found.trunk, found.quantized, config, bits, progress)
         files: Files = {
             TRUNK_FILES["onnx_runtime"]: (graph, "trunk", "onnx_runtime"),
             "tokenizer.json": (found.tokenizer, "tokenizer", None),
@@ -164,8 +164,17 @@ def _context(found: Source, wanted: int | None) -> int:
     return wanted or min(found.context_length, MOST_CONTEXT)
 
 
-def _export(weights: dict[str, NDArray[np.float32]], config: TrunkConfig, bits: int, progress: Progress) -> bytes:
-    """The graph; `weights` is emptied: each is let go as soon as it is encoded."""
+def _export(
+    weights: dict[str, NDArray[np.float32]],
+    quantized: Mapping[str, QuantizedWeight],
+    config: TrunkConfig,
+    bits: int,
+    progress: Progress,
+) -> bytes:
+    """The graph; `weights` is emptied: each is let go as soon as it is encoded.
+
+    A matrix that was quantized to the same bits keeps its integers: rounding again would undo what chose them.
+    """
     trunk: dict[str, Weight] = {}
     names = list(weights)
     for done, name in enumerate(names):
@@ -173,7 +182,11 @@ def _export(weights: dict[str, NDArray[np.float32]], config: TrunkConfig, bits: 
         weight = weights.pop(name)
         if not np.isfinite(weight).all():
             raise DataError(f"{name}: holds NaN or infinity")
-        trunk[name] = encode_weight(name, weight, bits)
+        kept = quantized.get(name)
+        if kept is None or (kept.bits, kept.values.shape) != (bits, weight.shape):
+            trunk[name] = encode_weight(name, weight, bits)
+        else:
+            trunk[name] = kept
     progress("encoding the weights", len(names), len(names))
     progress("writing the graph", 0, 1)
     graph = trunk_onnx(ModelWeights(Checkpoint(config, {}, {}, {}, Path()), trunk, {}))

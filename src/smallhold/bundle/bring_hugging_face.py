@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smallhold.bundle.source import Source, chat_files, digest_files, read_licences, read_tokenizer
+from smallhold.bundle.weights import read_quantized
 from smallhold.errors import DataError
 from smallhold.learn.hugging_face import read_hugging_face, weight_files
 
@@ -29,6 +30,7 @@ def read_directory_source(folder: Path) -> Source:
         kind="Hugging Face checkpoint",
         config=config,
         trunk=trunk,
+        quantized=read_quantized(folder)["trunk"],
         family=config.model_type,
         context_length=config.max_position_embeddings,
         num_parameters=sum(array.size for array in trunk.values()),

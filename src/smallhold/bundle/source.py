@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smallhold.bundle.weights import QuantizedWeight
 from smallhold.errors import DataError
 from smallhold.learn.trunk_config import TrunkConfig
 from smallhold.records import sha256_hex
@@ -29,6 +30,7 @@ class Source:
         kind: What it is, for the card: `Hugging Face checkpoint`, `GGUF file`, `ONNX graph`.
         config: Shape and features; None of a graph.
         trunk: Parameter name to float32 array; empty of a graph.
+        quantized: Name to the very integers of a matrix that was quantized before.
         graph: The ONNX file where the source is one, else empty.
         family: `model_type`, or what else is known.
         context_length: Most positions that it is made for.
@@ -43,6 +45,7 @@ class Source:
     kind: str
     config: TrunkConfig | None
     trunk: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     graph: bytes = b""
     family: str
     context_length: int

@@ -114,17 +114,28 @@ def read_weights(folder: Path) -> ModelWeights:
         DataError: a file is missing, truncated or malformed.
     """
     checkpoint = read_checkpoint(folder)
-    trunk: dict[str, Weight] = dict(checkpoint.trunk)
-    encoder: dict[str, Weight] = dict(checkpoint.encoder)
-    path = folder / QUANTIZED_FILE
-    if path.exists():
-        try:
-            stored = load_file(path)
-            for key in (name.removesuffix(".values") for name in stored if name.endswith(".values")):
-                part, name = key.split("/")
-                target = {"trunk": trunk, "encoder": encoder}[part]
-                bits = int(stored[f"{key}.bits"][0]) if f"{key}.bits" in stored else 8
-                target[name] = QuantizedWeight(stored[f"{key}.values"], stored[f"{key}.scale"], bits)
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"checkpoint {folder}: {QUANTIZED_FILE} is truncated or malformed: {error}") from error
+    quantized = read_quantized(folder)
+    trunk: dict[str, Weight] = {**checkpoint.trunk, **quantized["trunk"]}
+    encoder: dict[str, Weight] = {**checkpoint.encoder, **quantized["encoder"]}
     return ModelWeights(checkpoint, trunk, encoder)
+
+
+def read_quantized(folder: Path) -> dict[str, dict[str, QuantizedWeight]]:
+    """The quantized matrices of a checkpoint: `trunk` and `encoder` to name to weight; none where none is quantized.
+
+    Raises:
+        DataError: truncated or malformed.
+    """
+    found: dict[str, dict[str, QuantizedWeight]] = {"trunk": {}, "encoder": {}}
+    path = folder / QUANTIZED_FILE
+    if not path.exists():
+        return found
+    try:
+        stored = load_file(path)
+        for key in (name.removesuffix(".values") for name in stored if name.endswith(".values")):
+            part, name = key.split("/")
+            bits = int(stored[f"{key}.bits"][0]) if f"{key}.bits" in stored else 8
+            found[part][name] = QuantizedWeight(stored[f"{key}.values"], stored[f"{key}.scale"], bits)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"checkpoint {folder}: {QUANTIZED_FILE} is truncated or malformed: {error}") from error
+    return found
