@@ -202,6 +202,9 @@ def test_the_command_runs_and_names_the_next(world: Path, tmp_path: Path, smallh
     assert done.code == 0, done.err
     assert "bits per byte of held-out texts: teacher 0." in done.out
     assert f"next: smallhold bundle build --from {tmp_path}/run/checkpoint --bits 8 --name tiny" in done.err
+    built = smallhold("bundle", "build", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert built.code != 0
+    assert f"hint: smallhold bundle build --from {tmp_path}/run/checkpoint --name NAME" in built.err
 
 
 def test_twins_are_made_again_and_gptq_ships_its_own(world: Path, tmp_path: Path, smallhold: Callable) -> None:

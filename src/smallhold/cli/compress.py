@@ -185,9 +185,8 @@ def _shrink(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace, folder: Path) -> int:
-    from smallhold.compress.language import LANGUAGE_FILE
     from smallhold.compress.quantize import quantize_checkpoint, twin_folder
-    from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+    from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, LANGUAGE_FILE
 
     if args.dry_run:
         raise InputError("--dry-run: quantizing takes seconds; it is for recipes")

@@ -44,7 +44,7 @@ from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
 from smallhold.device.durable_file import write_durably
 from smallhold.evaluate.language import load_language_model
-from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
+from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER, LANGUAGE_FILE
 from smallhold.learn.loop import LoopResult, train
 from smallhold.learn.model import Trunk
 from smallhold.learn.trunk_config import TrunkConfig
@@ -52,7 +52,6 @@ from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.train import claim_folder, library_versions, supports_bf16
 
 Progress = Callable[[str, int, int], None]
-LANGUAGE_FILE = "language.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ WEIGHT_FILES = (
 )
 TEACHER_FILE = "teacher/trees.npz"
 CHECKPOINT_FOLDER = "checkpoint"
+#: What a finished run says of itself that made a language model smaller, in place of `run.json`.
+LANGUAGE_FILE = "language.json"
 
 Student = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]
 
@@ -53,6 +55,11 @@ def read_run_file(run: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads((run / "run.json").read_text())
     except FileNotFoundError as error:
+        if (run / LANGUAGE_FILE).exists():
+            raise DataError(
+                f"run {run}: holds a language model that was taught no task",
+                hint=f"smallhold bundle build --from {run / CHECKPOINT_FOLDER} --name NAME",
+            ) from error
         raise DataError(
             f"run {run}: no run.json, so the training has not finished", hint="run the training command again"
         ) from error
