@@ -1,6 +1,20 @@
 // The page: asks the worker, shows what it answers. Everything that is shown is text, never markup.
 
 const state = document.querySelector("#state");
+
+// First of all, so that a model that can no longer be used is replaced too. Whether it can be kept is no condition.
+const keep = async () => {
+  if (!("serviceWorker" in navigator)) return false;
+  try {
+    await navigator.serviceWorker.register("offline.js");
+    await navigator.serviceWorker.ready;
+    return true;
+  } catch {
+    return false; // a private window, or a browser that was told to keep nothing
+  }
+};
+const kept = keep();
+
 const waiting = new Map();
 let asked = 0;
 
@@ -137,11 +151,7 @@ try {
     else if (patients[task.name]) main.append(signalSection(task, patients[task.name]));
   }
   state.textContent = "Ready. Nothing leaves this page.";
-  if ("serviceWorker" in navigator) {
-    await navigator.serviceWorker.register(`offline.js?version=${about.digest.slice(0, 16)}`);
-    await navigator.serviceWorker.ready;
-    state.textContent = "Ready, also without a network. Nothing leaves this page.";
-  }
+  if (await kept) state.textContent = "Ready, also without a network. Nothing leaves this page.";
 } catch (error) {
   state.textContent = `Cannot decide here: ${error.message}`;
   state.className = "warning";

@@ -128,6 +128,7 @@ export class Program {
 
   /** Answer a request; throws what the engine refuses, and then nothing has changed. */
   ask(request) {
+    if (this.handle === 0) throw new EngineError(3, "this program was let go of");
     const bytes = new TextEncoder().encode(JSON.stringify(request));
     const answer = this.engine.call([bytes, new Uint8Array(4)], (data, place) => {
       this.engine.exports.smallhold_program_ask(this.handle, data, bytes.length, place);

@@ -8,7 +8,7 @@ use std::os::raw::c_int;
 use std::sync::Arc;
 
 use crate::c_interface::{array, family, shape, told, Message};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::model::Source;
 use crate::program::Program;
 use crate::verify::bundle::{Bundle, Trust};
@@ -108,7 +108,7 @@ unsafe fn trusted(keys: *const c_char) -> Result<Option<Vec<PublicKey>>> {
 /// failures too; it stays until the next call.
 ///
 /// # Safety
-/// `program` was opened here and not freed, `len` bytes lie at `request`, and `answer` has room.
+/// `program` was opened here and not freed, or is null; `len` bytes lie at `request`, and `answer` has room.
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_program_ask(
     program: *mut Asked,
@@ -116,6 +116,9 @@ pub unsafe extern "C" fn smallhold_program_ask(
     len: usize,
     answer: *mut *const c_char,
 ) -> c_int {
+    if program.is_null() || answer.is_null() {
+        return Kind::Shape as c_int;
+    }
     // SAFETY: the caller's promise.
     let (asked, request) = unsafe { (&mut *program, array(request, len).unwrap_or(&[])) };
     let (value, failure) = asked.program.ask(request);

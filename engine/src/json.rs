@@ -108,7 +108,9 @@ impl Value {
             Self::Bool(true) => out.push_str("true"),
             Self::Bool(false) => out.push_str("false"),
             Self::Number(number) if number.is_finite() => {
-                let _ = write!(out, "{number}"); // a String takes everything
+                // Written out, 1e308 has 309 digits. A String takes everything.
+                let is_plain = *number == 0.0 || (1e-7..1e21).contains(&(number * number.signum()));
+                let _ = if is_plain { write!(out, "{number}") } else { write!(out, "{number:e}") };
             }
             Self::Number(_) => out.push_str("null"),
             Self::Text(text) => write_text(text, out),
@@ -419,6 +421,10 @@ mod tests {
         assert_eq!(round(" [ 1.50 , 2e3,-1E-2 ]\n"), "[1.5,2000,-0.01]");
         assert_eq!(round("\"\\u00e9\\ud83d\\ude00\\/\""), "\"\u{e9}\u{1f600}/\"");
         assert_eq!(round("9007199254740993"), "9007199254740992");
+        assert_eq!(
+            round("[1e308,-1e-300,1e21,-1e20,0.0000001]"),
+            "[1e308,-1e-300,1e21,-100000000000000000000,0.0000001]"
+        );
     }
 
     #[test]

@@ -33,8 +33,12 @@ use crate::verify::manifest::Manifest;
 
 /// Patients that are open at once; each holds a quarter of a megabyte of cache with the models that ship.
 const MOST_PATIENTS: usize = 1024;
+const MOST_NAME_BYTES: usize = 256;
 const MEMBERS: [&str; 11] =
     ["id", "about", "task", "text", "patient", "static", "words", "observe", "close", "decide", "explain"];
+
+/// Members that have no meaning beside a text.
+const OF_READINGS: [&str; 6] = ["patient", "static", "words", "observe", "close", "decide"];
 
 enum Runner {
     Text(Box<TextTask>),
@@ -68,6 +72,9 @@ impl Program {
                 fail!(Malformed, "expected a task of {}, got {name:?}", bundle.manifest().tasks.join(", "));
             }
             let task = Task::parse((*files(&format!("tasks/{name}.json"))?).as_ref())?;
+            if task.name != *name {
+                fail!(Malformed, "tasks/{name}.json holds the task {:?}", task.name);
+            }
             let runner = match task.door {
                 Door::Text(_) => Runner::Text(Box::new(TextTask::load(task, &trunk, files)?)),
                 Door::Signal(_) => Runner::Signal(Arc::new(SignalTask::load(task, &trunk, files)?)),
@@ -114,6 +121,9 @@ impl Program {
         let text = request.get("text");
         match self.tasks.get(&name) {
             None => fail!(Malformed, "task: expected one of {}, got {name:?}", self.names()),
+            Some(Runner::Text(_)) if members.iter().any(|(name, _)| OF_READINGS.contains(&name.as_str())) => {
+                fail!(Malformed, "task {name}: reads text, not readings")
+            }
             Some(Runner::Text(task)) => match text {
                 Some(text) => text_answer(task, expected(text.as_text(), "text", "text")?, flag(request, "explain")?),
                 None => fail!(Malformed, "task {name}: expected a member \"text\""),
@@ -134,12 +144,25 @@ impl Program {
     /// each where it is asked. All of the request is checked before any of it is done, so that a mistake changes nothing.
     fn patient_answer(&mut self, task: &Arc<SignalTask>, request: &Value) -> Result<Vec<(String, Value)>> {
         let patient = match request.get("patient") {
-            Some(patient) => expected(patient.as_text(), "patient", "a name")?,
+            Some(patient) => expected(
+                patient.as_text().filter(|name| name.len() <= MOST_NAME_BYTES),
+                "patient",
+                "a name of at most 256 bytes",
+            )?,
             None => fail!(Malformed, "task {}: expected a member \"patient\"", task.name),
         };
         let key = format!("{}\0{patient}", task.name);
         let mut answer = vec![("task".to_owned(), task.name.as_str().into()), ("patient".to_owned(), patient.into())];
+        let readings = readings(task, request)?;
+        let closes = match request.get("close") {
+            None => 0,
+            Some(Value::Bool(is)) => usize::from(*is),
+            Some(count) => expected(count.as_size(), "close", "true, or how many bins")?,
+        };
+        let (decides, explains) = (flag(request, "decide")?, flag(request, "explain")?);
+        let in_words = flag(request, "words")?;
         let opened = match request.get("static") {
+            None if request.get("words").is_some() => fail!(Malformed, "words: is given with \"static\""),
             None => None,
             Some(Value::Null) => {
                 self.patients.remove(&key);
@@ -148,15 +171,8 @@ impl Program {
             Some(_) if self.patients.len() >= MOST_PATIENTS && !self.patients.contains(&key) => {
                 fail!(Capacity, "{MOST_PATIENTS} patients are open: end one, by \"static\": null")
             }
-            Some(value) => Some(Patient::open(task, &statics(task, value)?, flag(request, "words")?)?),
+            Some(value) => Some(Patient::open(task, &statics(task, value)?, in_words)?),
         };
-        let readings = readings(task, request)?;
-        let closes = match request.get("close") {
-            None => 0,
-            Some(Value::Bool(is)) => usize::from(*is),
-            Some(count) => expected(count.as_size(), "close", "true, or how many bins")?,
-        };
-        let (decides, explains) = (flag(request, "decide")?, flag(request, "explain")?);
         let Some(session) = opened.as_ref().or_else(|| self.patients.get(&key)) else {
             fail!(Malformed, "patient {patient:?} is not open: give \"static\" first")
         };
@@ -238,10 +254,11 @@ impl Patient {
         if (decides || explains) && bins + closes < first {
             fail!(Shape, "task {}: close a bin before deciding", task.name);
         }
-        if explains && matches!(self, Self::Words(_)) {
-            fail!(Unsupported, "explain: answers in words are not explained by deletion");
+        match self {
+            Self::Words(_) if explains => fail!(Unsupported, "explain: answers in words are not explained by deletion"),
+            Self::Signal(_) if explains => task.check_explained(0),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn bins(&self) -> usize {
@@ -251,20 +268,29 @@ impl Patient {
         }
     }
 
+    /// Add readings and close bins; where that fails, nothing has changed.
     fn go_on(&mut self, readings: &[(String, f64)], closes: usize) -> Result<()> {
-        for (code, value) in readings {
-            match self {
-                Self::Signal(session) => session.observe(code, *value)?,
-                Self::Words(session) => session.observe(code, *value)?,
+        match self {
+            Self::Signal(session) => {
+                // What could fail was checked: the readings, the number of bins, and their room in the context.
+                for (code, value) in readings {
+                    session.observe(code, *value)?;
+                }
+                (0..closes).try_for_each(|_| session.close_bin())
+            }
+            Self::Words(session) => {
+                // How long cards get shows as they are written, so that the context may end.
+                let mut trial = session.fork();
+                for (code, value) in readings {
+                    trial.observe(code, *value)?;
+                }
+                for _ in 0..closes {
+                    trial.close_bin()?;
+                }
+                *session = trial;
+                Ok(())
             }
         }
-        for _ in 0..closes {
-            match self {
-                Self::Signal(session) => session.close_bin()?,
-                Self::Words(session) => drop(session.close_bin()?),
-            }
-        }
-        Ok(())
     }
 
     fn decide(&mut self) -> Result<Vec<Answer>> {
@@ -295,7 +321,7 @@ fn text_answer(task: &TextTask, text: &str, explains: bool) -> Result<Vec<(Strin
     ];
     if explains {
         let choice = decision.answer.choice.unwrap_or_else(|| largest(&decision.answer.probabilities));
-        answer.push(("evidence".to_owned(), effects("text", task.effects(text, choice)?)));
+        answer.push(("evidence".to_owned(), effects("text", task.effects(text, &decision.logits, choice)?)));
     }
     Ok(answer)
 }
@@ -345,7 +371,7 @@ fn readings(task: &SignalTask, request: &Value) -> Result<Vec<(String, f64)>> {
             task.door.signal.score(code, *value)?;
             Ok((code.clone(), *value))
         }
-        _ => fail!(Malformed, "observe: expected [parameter, value], got {}", item.to_text()),
+        _ => fail!(Malformed, "observe: expected items [parameter, value]"),
     };
     items.iter().map(reading).collect()
 }

@@ -133,6 +133,33 @@ def test_the_page_works_without_a_network_after_the_first_visit(
     context.close()
 
 
+def test_a_new_folder_is_taken_over_whole(
+    browser: Browser, folder: Path, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    served, other = tmp_path / "served", tmp_path / "other"
+    shutil.copytree(folder, served)
+    keys = str(MODELS / "trusted_keys")
+    assert main(["bundle", "page", str(MODELS / "finance"), "--trusted-keys", keys, "--out", str(other)]) == 0
+    url, context = serve(served), browser.new_context()
+
+    def visit() -> str:
+        page = context.new_page()
+        page.goto(url, timeout=LONGEST_MS)
+        wait_until_ready(page)
+        said = page.inner_text("header") + " ".join(page.locator("h2").all_inner_texts())
+        page.close()
+        return said
+
+    assert "hospital 1.0.0" in visit()
+    shutil.rmtree(served)
+    shutil.copytree(other, served)
+    visits = [visit() for _ in range(6)]
+    assert "finance 1.0.0" in visits[-1]
+    for said in visits:  # never a page of one and a model of the other
+        assert ("finance 1.0.0" in said) == ("support-intent" in said) != ("triage" in said)
+    context.close()
+
+
 @pytest.mark.parametrize("name", ["bundle.zip", "keys.pem", "smallhold_engine.wasm"])
 def test_the_page_refuses_files_that_were_changed(
     browser: Browser, folder: Path, serve: Callable[[Path], str], tmp_path: Path, name: str

@@ -21,6 +21,7 @@ from tests.engine_library import PROGRAM, build_engine
 
 from smallhold.decide.local import LocalBundle, open_bundle
 from smallhold.decide.plan import Answer
+from smallhold.errors import BundleError
 from smallhold.records import canonical_json
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.simulator import simulate_ward
@@ -35,6 +36,7 @@ TEXTS = (
     "My card has not arrived yet. " * 200,
     "<triage:Acne> <bos> I have a cough",
     "x",
+    " ".join(f"word{i} itch" for i in range(50)),  # a hundred words: pieces begin at halves
 )
 
 
@@ -148,6 +150,25 @@ def test_a_patient_is_followed_as_python_follows_it(bundles, lines, words):
         assert "not open" in ask(**patient, decide=True)["error"]["message"]
 
 
+def test_what_the_open_bin_holds_explains_nothing_yet(bundles, lines):
+    session = bundles["hospital"].signal_task("icu-risk").session([0.0] * 9)
+    patient = {"task": "icu-risk", "patient": "open bin"}
+    lines["hospital"].ask(**patient, static=[0.0] * 9)
+    session.observe("HR", 118)
+    session.close_bin()
+    session.observe("Temp", 39.5)
+    lines["hospital"].ask(**patient, observe=[["HR", 118]], close=True)
+    said = lines["hospital"].ask(**patient, observe=[["Temp", 39.5]], explain=True)
+    assert {item["code"] for item in said["evidence"]} == set(session.effects("in_hospital_death")) == {"HR"}
+
+
+def test_long_numbers_do_not_make_long_answers(lines):
+    said = lines["hospital"].ask(id=[1e308] * 1000, task="triage", text="itchy")
+    assert said["id"] == [1e308] * 1000
+    line = json.dumps({"id": [1e308] * 1000, "task": "triage"}).encode()
+    assert len(json.dumps(lines["hospital"].ask_line(line))) < 2 * len(line)
+
+
 BAD_LINES = {
     b"": "value",
     b"[1]": "expected an object",
@@ -160,6 +181,11 @@ BAD_LINES = {
     b'{"task":"triage","text":" \\u2003"}': "white space",
     b'{"task":"triage","text":"\\ud800"}': "surrogate",
     b'{"task":"icu-risk","text":"a"}': "readings",
+    b'{"task":"triage","text":"a","close":true}': "reads text",
+    b'{"task":"icu-risk","patient":"q","static":null,"observe":"garbage"}': "a list",
+    b'{"task":"icu-risk","patient":"q","words":true}': "static",
+    b'{"task":"icu-risk","patient":"q","close":true,"words":"zzz"}': "true or false",
+    b'{"task":"icu-risk","patient":"' + 257 * b"q" + b'","static":[0,0,0,0,0,0,0,0,0]}': "256 bytes",
     b'{"task":"icu-risk"}': '"patient"',
     b'{"task":"icu-risk","patient":"p"}': "not open",
     b'{"task":"icu-risk","patient":"p","static":[1]}': "expected numbers for age",
@@ -182,6 +208,7 @@ def test_a_bad_line_is_refused_and_changes_nothing():
             if line:
                 said = program.ask_line(line)
                 assert words in said["error"]["message"], (line, said)
+        assert "expected a value" in program.ask_line(b'"' + (1 << 20) * b"x" + b'"')["error"]["message"]
         first = program.ask(id=[1, "a"], task="icu-risk", patient="q", observe=[["HR", 80]], close=True, decide=True)
         assert (first["id"], first["bins"]) == ([1, "a"], 1)
         assert program.finish() == 1
@@ -232,6 +259,17 @@ def test_a_bundle_is_used_when_a_trusted_key_has_signed_it(tmp_path):
     done = run(keys)
     assert (done.returncode, done.stdout) == (2, "")
     assert "card.md" in done.stderr
+
+
+def test_a_task_under_another_name_is_refused_by_both(tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(MODELS / "hospital", bundle)
+    replace_file(bundle, "tasks/triage.json", (bundle / "tasks" / "evidence.json").read_bytes())
+    words = [PROGRAM, bundle, "--host-has-verified"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST_SECONDS, input="")
+    assert (done.returncode, "holds the task" in done.stderr) == (2, True)
+    with pytest.raises(BundleError, match="holds the task 'evidence'"):
+        open_bundle(bundle, backend="engine", unsafe_skip_verification=True).task("triage")
 
 
 def test_damaged_files_of_a_task_are_refused_and_never_a_crash(tmp_path):

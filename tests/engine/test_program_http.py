@@ -109,6 +109,7 @@ def test_clients_at_once_get_their_own_answers(port):
         ({"body": TEXT, "headers": JSON | {"Host": "evil.example"}}, 421),
         ({"body": TEXT, "headers": JSON | {"Host": "127.0.0.1.evil.example:80"}}, 421),
         ({"body": TEXT, "headers": JSON | {"Host": "[::1]:9"}}, 200),
+        ({"body": TEXT, "headers": JSON | {"Host": "127.0.0.2:80"}}, 200),
         ({"body": "", "method": "GET"}, 405),
         ({"body": "", "method": "OPTIONS", "headers": {"Origin": "https://evil.example"}}, 405),
         ({"body": TEXT, "path": "/"}, 404),
@@ -135,6 +136,9 @@ def test_what_is_answered_and_what_is_refused(port, words, status):
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"POST /decide HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Host: evil.example\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length : 2\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
 def test_what_is_not_http_is_refused(port, data):

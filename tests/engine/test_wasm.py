@@ -76,6 +76,8 @@ def test_node_says_what_the_native_library_says(wasm: Path) -> None:
         # Functions differ in the last digit, which now and then tips an activation over to the next of 8 bits.
         relative = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert relative.max() < 0.01, kernels
-        assert (logits.argmax(axis=1) == expected.argmax(axis=1)).all()
+        # These tokens mean nothing, so that the two likeliest may be alike: what is first here is almost first there.
+        first = np.take_along_axis(expected, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
+        assert (expected.max(axis=1) - first).max() < 0.05, kernels
         assert found["length"] == len(TOKENS) and found["refused"].startswith("3 tokens: expected ids below 8264")
     assert said["damaged"].startswith("1 GGUF file is truncated")

@@ -93,10 +93,12 @@ def test_an_end_mark_ends_the_answer_and_is_no_part_of_it(service):
 
 
 def test_special_tokens_are_never_part_of_an_answer(service):
-    # The hospital's tasks taught the trunk to answer with them: unhindered, the next token here is one.
-    prompt = service.vocabulary.encode("The patient")
-    tokens, rows = by_hand(service, prompt, 1)
-    assert service.vocabulary.is_special(int(np.argmax(rows[0])))
+    # The hospital's tasks taught the trunk to answer with them: unhindered, the next token after one of these is one.
+    complaints = ("My joints hurt and", "My skin itches.", "I cough, and I have a fever.", "The patient")
+    prompts = [service.vocabulary.encode(text) for text in complaints]
+    answers = [by_hand(service, prompt, 1) for prompt in prompts]
+    is_special = [service.vocabulary.is_special(int(np.argmax(rows[0]))) for _, rows in answers]
+    prompt, (tokens, _) = prompts[is_special.index(True)], answers[is_special.index(True)]
     _, pieces = run(service, prompt, max_tokens=8, sampling=GREEDY)
     assert pieces[0].token == tokens[0]
     assert not any(service.vocabulary.is_special(piece.token) for piece in pieces)

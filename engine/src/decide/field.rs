@@ -70,6 +70,9 @@ impl Field {
             fail!(Malformed, "field {}: expected {} finite logits, got {logits:?}", self.name, self.choices.len());
         }
         let probabilities = self.calibrate(logits);
+        if probabilities.iter().any(|p| !p.is_finite()) {
+            fail!(Malformed, "field {}: its calibration gives no probabilities of {logits:?}", self.name);
+        }
         let top = largest(&probabilities);
         let is_alert = probabilities[self.positive] >= self.alert_threshold;
         let is_probable = probabilities[top] >= self.abstain_below;
@@ -120,7 +123,8 @@ impl Field {
 
     /// Thresholds in force after so many bins: those of the newest group that is not later, or of all groups at once.
     fn least(&self, bins: Option<usize>) -> Vec<f64> {
-        let hours: Option<Vec<usize>> = self.groups.iter().map(|group| group.name.parse().ok()).collect();
+        let hour = |name: &str| name.parse().ok().filter(|hour: &usize| alloc::format!("{hour}") == name);
+        let hours: Option<Vec<usize>> = self.groups.iter().map(|group| hour(&group.name)).collect();
         if let (Some(hours), Some(bins)) = (hours, bins) {
             let newest = (0..hours.len()).filter(|i| hours[*i] <= bins).max_by_key(|i| hours[*i]);
             if let Some(i) = newest.or_else(|| (0..hours.len()).min_by_key(|i| hours[*i])) {

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::field::{Answer, Field, FieldPlan};
-use super::readings::{static_words, SignalState, WordState};
+use super::readings::{static_words, vocabulary, SignalState, WordState};
 use super::task::{Door, SignalDoor, Task};
 use super::{Files, Trunk};
 use crate::error::Result;
@@ -68,9 +68,15 @@ impl SignalTask {
         }
         let plans =
             task.fields.iter().map(|field| FieldPlan::of(field, &task.name, trunk)).collect::<Result<Vec<_>>>()?;
-        let needed = 1 + door.num_bins + plans.iter().map(|plan| plan.forced.len()).max().unwrap_or(0);
+        let forced = plans.iter().map(|plan| plan.forced.len()).max().unwrap_or(0);
+        let needed = door.num_bins.saturating_add(1 + forced);
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
+        }
+        if let Some((words, _)) = &door.words {
+            for word in vocabulary(words, &door.signal) {
+                trunk.control(&word)?;
+            }
         }
         Ok(Self {
             name: task.name,
@@ -81,6 +87,18 @@ impl SignalTask {
             trunk: trunk.clone(),
             encoder,
         })
+    }
+
+    /// Whether a field can be explained by deletion.
+    ///
+    /// # Errors
+    /// `Shape`: no such field. `Unsupported`: its choices have a common beginning.
+    pub fn check_explained(&self, field: usize) -> Result<()> {
+        match self.plans.get(field) {
+            Some(plan) if plan.forced.is_empty() => Ok(()),
+            Some(_) => fail!(Unsupported, "task {}: choices with a common beginning are not explained", self.name),
+            None => fail!(Shape, "task {}: no field {field}", self.name),
+        }
     }
 
     fn check_statics(&self, features: &[f32]) -> Result<()> {
@@ -150,12 +168,11 @@ impl PatientSession {
     /// `Shape`: no bin was closed yet, or no such field. `Unsupported`: the field's choices have a common beginning.
     pub fn effects(&mut self, field: usize) -> Result<Vec<(String, f64)>> {
         let task = self.task.clone();
-        let (Some(asked), Some(plan), true) = (task.fields.get(field), task.plans.get(field), self.bins > 0) else {
-            fail!(Shape, "task {}: no field {field}, or no bin was closed yet", task.name)
-        };
-        if !plan.forced.is_empty() {
-            fail!(Unsupported, "field {}: choices with a common beginning are not explained by deletion", asked.name);
+        task.check_explained(field)?;
+        if self.bins == 0 {
+            fail!(Shape, "task {}: close a bin before asking for effects", task.name);
         }
+        let (asked, plan) = (&task.fields[field], &task.plans[field]);
         let whole = asked.log_odds(&plan.logits(&mut self.trunk)?, asked.positive);
         let mut trial = self.trunk.fork();
         trial.rewind(self.trunk.length() - 1)?;
@@ -166,7 +183,7 @@ impl PatientSession {
             let logits = trial.score(Inputs::Embeddings(&embedding), &[0], Some(&plan.deciding))?;
             Ok((task.door.signal.parameters[place].clone(), whole - asked.log_odds(&logits, asked.positive)))
         };
-        self.state.measured().into_iter().map(effect).collect()
+        SignalState::measured(&self.newest).into_iter().map(effect).collect()
     }
 }
 
@@ -214,6 +231,12 @@ impl WordSession {
             self.card_end = self.state.bins_closed;
         }
         Ok(!card.is_empty())
+    }
+
+    /// An independent copy.
+    pub fn fork(&self) -> Self {
+        let (state, trunk) = (self.state.clone(), self.trunk.fork());
+        Self { task: self.task.clone(), state, card_end: self.card_end, trunk }
     }
 
     /// Bins closed so far; the newest card may cover fewer.

@@ -181,9 +181,10 @@ impl SignalState {
         channels
     }
 
-    /// Places of the parameters that were ever measured.
-    pub fn measured(&self) -> Vec<usize> {
-        (0..self.parameters.len()).filter(|place| self.parameters[*place].count > 0.0).collect()
+    /// Places of the parameters that were measured up to a bin, by its vector.
+    pub fn measured(channels: &[f32]) -> Vec<usize> {
+        let counts = channels.chunks_exact(CHANNELS.len()).map(|channels| channels[CHANNELS.len() - 1]);
+        counts.enumerate().filter(|(_, log_count)| *log_count > 0.0).map(|(place, _)| place).collect()
     }
 
     /// Channels of one parameter in a bin's vector.
@@ -212,11 +213,31 @@ impl WordSpec {
     }
 }
 
+/// Every word that a stay may be written in.
+pub fn vocabulary(words: &WordSpec, spec: &SignalSpec) -> Vec<String> {
+    let values = spec.parameters.iter().flat_map(|name| (0..=EDGES.len()).map(move |bin| value_word(name, bin)));
+    let statics =
+        spec.statics.iter().flat_map(|name| (0..=STATIC_EDGES.len()).map(move |level| static_word(name, level)));
+    values.chain(statics).chain(words.card_ends.iter().map(|end| hour_word(*end))).collect()
+}
+
+fn value_word(parameter: &str, bin: usize) -> String {
+    format!("<{parameter}:{bin:02}>")
+}
+
+fn static_word(name: &str, level: usize) -> String {
+    format!("<{}:{level}>", name.replace(' ', "_"))
+}
+
+fn hour_word(end: usize) -> String {
+    format!("<hour:{end:02}>")
+}
+
 /// Words of what is known on admission; a feature that is 0 (unknown, or another unit) has none.
 pub fn static_words(spec: &SignalSpec, features: &[f32]) -> Vec<String> {
     let word = |(name, x): (&String, &f32)| {
         let level = STATIC_EDGES.partition_point(|edge| *edge <= f64::from(*x));
-        (*x != 0.0).then(|| format!("<{}:{level}>", name.replace(' ', "_")))
+        (*x != 0.0).then(|| static_word(name, level))
     };
     spec.statics.iter().zip(features).filter_map(word).collect()
 }
@@ -252,11 +273,11 @@ impl WordState {
         for (name, (sum, count)) in spec.parameters.iter().zip(&mut self.open) {
             if *count > 0 {
                 let mean = *sum / f64::from(*count);
-                card.push(format!("<{name}:{:02}>", EDGES.partition_point(|edge| *edge <= mean)));
+                card.push(value_word(name, EDGES.partition_point(|edge| *edge <= mean)));
             }
             (*sum, *count) = (0.0, 0);
         }
-        card.push(format!("<hour:{:02}>", self.bins_closed));
+        card.push(hour_word(self.bins_closed));
         card
     }
 }

@@ -155,9 +155,16 @@ fn field(item: &Members<'_>) -> Result<Field> {
     }
     let groups = match item.get("conformal")? {
         Value::Null => Vec::new(),
-        value => Members { value, place: "conformal" }.list("groups", |group| {
-            Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
-        })?,
+        value => {
+            let groups = Members { value, place: "conformal" }.list("groups", |group| {
+                Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
+            })?;
+            let is_twice = |i: usize| groups[..i].iter().any(|group| group.name == groups[i].name);
+            if groups.is_empty() || (1..groups.len()).any(is_twice) {
+                fail!(Malformed, "field {name}: conformal: expected one or more groups with different names");
+            }
+            groups
+        }
     };
     let found = Field {
         name: name.to_owned(),
@@ -170,6 +177,11 @@ fn field(item: &Members<'_>) -> Result<Field> {
         groups,
         choices,
     };
+    let is_share = |x: &f64| (0.0..=1.0).contains(x);
+    let thresholds = [found.abstain_below, found.alert_threshold];
+    if !found.groups.iter().flat_map(|group| &group.least).chain(&thresholds).all(is_share) {
+        fail!(Malformed, "field {name}: expected thresholds from 0 to 1");
+    }
     let count = found.choices.len();
     let (bias, groups) = (found.bias.len(), found.groups.iter().all(|group| group.least.len() == count));
     if found.temperature <= 0.0 || !(bias == 0 || bias == count) || !groups {

@@ -39,6 +39,8 @@ pub struct TextTask {
 pub struct TextDecision {
     /// The answer.
     pub answer: Answer,
+    /// Deciding logits (K) that it was read from.
+    pub logits: Vec<f32>,
     /// Tokens of the text that the trunk read.
     pub tokens: usize,
     /// The text was longer.
@@ -60,7 +62,7 @@ impl TextTask {
         if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
             fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
         }
-        let needed = 3 + door.max_tokens + plan.forced.len();
+        let needed = door.max_tokens.saturating_add(3 + plan.forced.len());
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
@@ -86,35 +88,28 @@ impl TextTask {
     /// `Shape`: nothing but white space.
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
-        let answer = self.field.answer(&self.weighed(text, &tokens)?, None)?;
-        Ok(TextDecision { answer, tokens: tokens.len(), is_cut })
-    }
-
-    /// Deciding logits (K), both paths weighed.
-    ///
-    /// # Errors
-    /// As `decide`.
-    pub fn logits(&self, text: &str) -> Result<Vec<f32>> {
-        self.weighed(text, &self.tokens(text)?.0)
+        let logits = self.weighed(text, &tokens)?;
+        let answer = self.field.answer(&logits, None)?;
+        Ok(TextDecision { answer, logits, tokens: tokens.len(), is_cut })
     }
 
     /// What each piece of a text (a word, in a long text a run of words) does to one choice: the log-odds that the choice
-    /// loses without it, in the order of the text. None for a text of one word.
+    /// loses without it, in the order of the text. None for a text of one word. `whole` are the logits of the whole text.
     ///
     /// # Errors
     /// As `decide`.
-    pub fn effects(&self, text: &str, choice: usize) -> Result<Vec<(String, f64)>> {
+    pub fn effects(&self, text: &str, whole: &[f32], choice: usize) -> Result<Vec<(String, f64)>> {
         let words: Vec<&str> = first_characters(text).split(is_space).filter(|word| !word.is_empty()).collect();
         let count = words.len().min(MOST_PIECES);
         if count < 2 {
             return Ok(Vec::new());
         }
-        let whole = self.field.log_odds(&self.logits(text)?, choice);
+        let whole = self.field.log_odds(whole, choice);
         let edge = |i: usize| half_to_even(i * words.len(), count);
         let piece = |i: usize| {
             let (start, end) = (edge(i), edge(i + 1));
             let rest = [&words[..start], &words[end..]].concat().join(" ");
-            let without = self.field.log_odds(&self.logits(&rest)?, choice);
+            let without = self.field.log_odds(&self.weighed(&rest, &self.tokens(&rest)?.0)?, choice);
             Ok((words[start..end].join(" "), whole - without))
         };
         (0..count).map(piece).collect()

@@ -17,15 +17,19 @@ from typing import Any
 from smallhold.bundle.app import bundle_for_engine
 from smallhold.decide.task import Task
 from smallhold.device.bundle_files import open_bundle_files
-from smallhold.errors import BundleError, InputError
-from smallhold.records import canonical_json
+from smallhold.device.manifest import Manifest
+from smallhold.errors import BundleError, InputError, IntegrityError
+from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
+from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.simulator import simulate_ward
 
 _ROOT = Path(__file__).parents[3]
 _PAGE = _ROOT / "browser"
 _WRAPPER = _ROOT / "engine" / "javascript" / "smallhold_engine.js"
 _WASM = _ROOT / "engine" / "target" / "wasm32-unknown-unknown" / "release" / "smallhold_engine.wasm"
+_OFFLINE = "offline.js"
+_PLACEHOLDER = b"VERSION OF ALL FILES"
 _SEED = 4
 
 
@@ -70,11 +74,13 @@ def write_page(bundle: Path, out: Path, *, trusted_keys: Path, now: datetime, wa
     made = {
         "bundle.zip": inside.archive,
         "keys.pem": inside.keys,
-        "patient.json": canonical_json(_patients(bundle, inside.manifest.tasks)),
+        "patient.json": canonical_json(_patients(bundle, inside.manifest)),
         "smallhold_engine.js": _WRAPPER.read_bytes(),
         "smallhold_engine.wasm": module.read_bytes(),
     }
     sources = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.is_file()} | made
+    # The browser compares this one file to learn that any of them is new.
+    sources[_OFFLINE] = sources[_OFFLINE].replace(_PLACEHOLDER, _digest(sources).encode(), 1)
     try:
         _write_folder(out, sources)
     except OSError as error:
@@ -97,17 +103,28 @@ def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
-def _patients(bundle: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+def _digest(files: Mapping[str, bytes]) -> str:
+    digests = {name: sha256_hex(data) for name, data in files.items()}
+    return sha256_hex(canonical_json(digests))
+
+
+def _patients(bundle: Path, manifest: Manifest) -> dict[str, Any]:
     """A simulated patient for each task whose readings the simulator measures."""
-    if icu_risk.NAME not in tasks:
+    name = f"tasks/{icu_risk.NAME}.json"
+    if name not in manifest.files:
         return {}
-    task = Task.from_bytes(open_bundle_files(bundle).read(f"tasks/{icu_risk.NAME}.json"))
+    data = open_bundle_files(bundle).read(name, limit=manifest.files[name].bytes + 1)
+    if sha256_hex(data) != manifest.files[name].sha256:
+        raise IntegrityError(f"bundle {manifest.name}: {name} was altered after the bundle was verified")
+    task = Task.from_bytes(data)
+    if task.signal.static != icu_risk.STATIC_FEATURES:
+        return {}
     (stay,) = simulate_ward(1, _SEED, task.num_bins)
     hours: list[list[tuple[str, float]]] = [[] for _ in range(task.num_bins)]
     for minute, code, value in zip(stay.minute, stay.code, stay.value, strict=True):
         place = max(-(-int(minute) // task.signal.bin_minutes) - 1, 0)
-        if place < task.num_bins:
-            hours[place].append((task.signal.parameters[code], float(value)))
+        if place < task.num_bins and PARAMETERS[code].name in task.signal.parameters:
+            hours[place].append((PARAMETERS[code].name, float(value)))
     static = icu_risk.static_features(stay).tolist()
     patient = {"name": stay.record_id, "static": static, "hours": hours, "positive": task.fields[0].positive}
     return {task.name: patient}

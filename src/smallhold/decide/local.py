@@ -139,6 +139,8 @@ class LocalBundle:
                 f"bundle {self.manifest.name}: no task {name!r}, only {', '.join(self.manifest.tasks)}"
             )
         task = Task.from_bytes(self.read(f"tasks/{name}.json"))
+        if task.name != name:
+            raise BundleError(f"bundle {self.manifest.name}: tasks/{name}.json holds the task {task.name!r}")
         return LocalTask(self, task) if task.text is None else LocalTextTask(self, task)
 
     def signal_task(self, name: str) -> LocalTask:

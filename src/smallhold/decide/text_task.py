@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -170,7 +171,7 @@ class LocalTextTask:
         count = min(len(words), most_pieces)
         if count < 2:
             return []
-        edges = np.linspace(0, len(words), count + 1).round().astype(int).tolist()
+        edges = [round(Fraction(i * len(words), count)) for i in range(count + 1)]  # a half to the even neighbour
         texts = [text, *(" ".join(words[:start] + words[end:]) for start, end in pairwise(edges))]
         logits = self.logits(texts).astype(np.float64) / self.field.temperature + np.array(self.field.bias or 0.0)
         k = int(np.argmax(logits[0])) if choice is None else self.field.choices.index(choice)

@@ -34,7 +34,7 @@ with --listen they are bodies of POST /decide on a loopback address.
 
 An app made by `smallhold bundle app` holds its bundle and its keys, and takes neither.
 
-Exit codes: 0 all requests answered, 1 one or more refused, 2 the program could not start.
+Exit codes: 0 all requests answered, 1 one or more refused, 2 the program could not start or not go on.
 Not a medical device.";
 
 /// Bytes of a request.
@@ -143,10 +143,11 @@ fn answer_lines(mut program: Program) -> Result<bool> {
         if read.map_err(|error| system("standard input", &error))? == 0 {
             return Ok(all_answered);
         }
-        if line.len() > MOST_BYTES {
-            fail!(Malformed, "standard input: a line of more than {MOST_BYTES} bytes");
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
+        if line.len() > MOST_BYTES && !line.ends_with(b"\n") {
+            // Too long to be read as a whole: the rest of it is passed over, and what is left, nothing, is refused.
+            input.skip_until(b'\n').map_err(|error| system("standard input", &error))?;
+            line.clear();
+        } else if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
         let (answer, is_answered) = ask(&mut program, &line);

@@ -6,7 +6,7 @@
 //! ask first and be refused.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,17 +42,25 @@ pub fn serve(program: Program, address: &str) -> Result<()> {
     let program = Arc::new(Mutex::new(program));
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue }; // the client has gone again
+        let Ok(stream) = stream else {
+            // The client has gone again, or the system has no room for one more: then turning at once would only heat it.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
         if open.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
             open.fetch_sub(1, Ordering::Relaxed);
             drop(stream);
             continue;
         }
-        let (program, open) = (program.clone(), open.clone());
-        std::thread::spawn(move || {
+        let (program, closed) = (program.clone(), open.clone());
+        let answer = move || {
             let _ = Connection::new(stream).and_then(|mut connection| connection.answer_all(&program));
+            closed.fetch_sub(1, Ordering::Relaxed);
+        };
+        // Where the system gives no thread, this client is turned away and the patients stay.
+        if std::thread::Builder::new().spawn(answer).is_err() {
             open.fetch_sub(1, Ordering::Relaxed);
-        });
+        }
     }
     Ok(())
 }
@@ -79,7 +87,6 @@ type IoResult<T> = std::io::Result<T>;
 
 impl Connection {
     fn new(stream: TcpStream) -> IoResult<Self> {
-        stream.set_write_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, pending: Vec::new() })
     }
@@ -159,7 +166,7 @@ impl Connection {
         let parsed = std::str::from_utf8(&text[..end]).ok().map_or(Err(MALFORMED), parse_head);
         let Ok((head, expects_continue)) = parsed else { return Ok(parsed.map(|(head, _)| head)) };
         if expects_continue {
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", deadline)?;
         }
         Ok(Ok(head))
     }
@@ -188,7 +195,25 @@ impl Connection {
              Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n",
             body.len()
         );
-        self.stream.write_all((head + &body).as_bytes())
+        let deadline = Instant::now() + DEADLINE;
+        self.write(head.as_bytes(), deadline)?;
+        self.write(body.as_bytes(), deadline)
+    }
+
+    /// Write all, by one deadline however slowly the client takes it.
+    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> IoResult<()> {
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_write_timeout(Some(left))?;
+            match self.stream.write(bytes)? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                written => bytes = &bytes[written..],
+            }
+        }
+        Ok(())
     }
 }
 
@@ -206,9 +231,13 @@ fn parse_head(text: &str) -> std::result::Result<(Head, bool), Refusal> {
         is_json: false,
         keeps_open: version == "HTTP/1.1",
     };
-    let (mut lengths, mut is_host_local, mut expects_continue) = (0, false, false);
+    let (mut lengths, mut hosts, mut is_host_local, mut expects_continue) = (0, 0, false, false);
     for line in lines {
-        let Some((name, value)) = line.split_once(':') else { return Err(MALFORMED) };
+        // A name with a space before the colon is read in more than one way (section 5.1).
+        let is_token = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte > b' ' && byte < 0x7f);
+        let Some((name, value)) = line.split_once(':').filter(|(name, _)| is_token(name)) else {
+            return Err(MALFORMED);
+        };
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
             "content-length" => {
@@ -225,11 +254,14 @@ fn parse_head(text: &str) -> std::result::Result<(Head, bool), Refusal> {
             }
             "connection" if value.eq_ignore_ascii_case("close") => found.keeps_open = false,
             "expect" => expects_continue = value.eq_ignore_ascii_case("100-continue"),
-            "host" => is_host_local = is_local(value),
+            "host" => {
+                hosts += 1;
+                is_host_local = is_local(value);
+            }
             _ => {}
         }
     }
-    if lengths > 1 {
+    if lengths > 1 || hosts > 1 {
         return Err(MALFORMED);
     }
     if !is_host_local {
@@ -246,5 +278,6 @@ fn is_local(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
