@@ -6,6 +6,7 @@
 //! compare them is forgotten. Python's twin is `smallhold.decide`; both give the same answers.
 
 pub mod field;
+mod members;
 pub mod ngrams;
 mod npz;
 pub mod patient;

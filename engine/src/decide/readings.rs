@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::field::interpolate;
-use super::task::Members;
+use super::members::Members;
 use crate::error::Result;
 use crate::math::ln_f64;
 
