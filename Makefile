@@ -59,8 +59,9 @@ bench-compress: .venv/test.stamp .venv-peers/stamp .venv-llmc/stamp
 # Each step continues what an interrupted call left. The private key stays in runs/publisher, which git ignores.
 models: .venv/demo.stamp
 	$(BIN)/smallhold teach pretrain base --out runs/base
+	$(BIN)/smallhold teach pretrain base-languages --from runs/base/checkpoint --out runs/base-languages
 	mkdir -p models/base models/trusted_keys
-	cp runs/base/checkpoint/* runs/base/run.json models/base/
+	cp runs/base-languages/checkpoint/* runs/base-languages/run.json models/base/
 	$(BIN)/smallhold device --home runs/publisher init
 	for sector in hospital finance; do \
 	  $(BIN)/smallhold teach train $$sector --out runs/$$sector && \

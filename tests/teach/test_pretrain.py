@@ -18,8 +18,9 @@ from smallhold.errors import DataError, InterruptedRun, RecipeError
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
 from smallhold.sectors.splits import Split, split_of
 from smallhold.teach.corpora import load_corpus
+from smallhold.teach.joint_card import write_base_card
 from smallhold.teach.pretrain import run_pretraining
-from smallhold.teach.pretrain_recipe import PretrainRecipe, read_pretrain_recipe
+from smallhold.teach.pretrain_recipe import LanguagePasses, PretrainRecipe, read_pretrain_recipe
 from smallhold.teach.recipe_file import parse_toml
 from smallhold.teach.streams import BaseModel, PackedStream, TokenStore
 
@@ -101,6 +102,28 @@ def test_other_texts_are_another_run(base, recipe, tmp_path):
         run_pretraining(recipe, other, base[0], progress=silent, threads=1)
 
 
+def test_a_base_goes_on_from_another_and_says_so(base, data, recipe, tmp_path):
+    folder = base[0] / "checkpoint"
+    more = replace(recipe, training=replace(recipe.training, passes=LanguagePasses(en=1, ru=3, fr=0)))
+    summary = run_pretraining(more, data, tmp_path / "run", progress=silent, threads=1, begin=folder)
+    assert summary.begun_from is not None and summary.begun_from["tokens_trained"] == base[1].tokens_read
+    assert summary.loss[0][1] < 0.8 * base[1].loss[0][1]  # it did not begin from nothing
+    assert (tmp_path / "run" / "checkpoint" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    about = read_checkpoint(tmp_path / "run" / "checkpoint").about
+    assert about["tokens_trained"] == base[1].tokens_read + summary.tokens_read
+    assert about["signal"] == read_checkpoint(folder).about["signal"]
+    assert "after 0.1 million" in write_base_card(summary) and "each ru document 3 times" in write_base_card(summary)
+    with pytest.raises(DataError, match="holds a run"):  # the same recipe from scratch is another run
+        run_pretraining(more, data, tmp_path / "run", progress=silent, threads=1)
+
+
+def test_a_base_of_another_shape_is_not_gone_on_from(base, data, recipe, tmp_path):
+    other = replace(recipe, model=replace(recipe.model, num_hidden_layers=3))
+    with pytest.raises(DataError, match="expected the recipe's shape"):
+        run_pretraining(other, data, tmp_path / "run", progress=silent, threads=1, begin=base[0] / "checkpoint")
+    assert not (tmp_path / "run").exists()
+
+
 def test_documents_are_split_by_their_group(data):
     for part in Split:
         for document in load_corpus(data, part, ("russian_classics",)):
@@ -144,6 +167,8 @@ def test_the_loss_in_chunks_is_the_loss_with_its_gradients(base):
     [
         ("[training]\nmillion_tokens = 0\n", "million_tokens"),
         ("[training]\nmillion_tokens = 1\nsignal_every = 1\n", "signal_every"),
+        ("[training]\nmillion_tokens = 1\npasses = { en = 0, ru = 0, fr = 0 }\n", "passes"),
+        ("[training]\nmillion_tokens = 1\npasses = { de = 1 }\n", "'de'"),
         ("[training]\nmillion_tokens = 1\n[optimizer]\noptimizer = 'sgd'\n", "optimizer"),
     ],
 )

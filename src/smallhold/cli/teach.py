@@ -34,12 +34,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of a sector's recipe: which rows are trained on; a teacher of smaller models must not see validation",
     )
     train.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
-    pretrain = actions.add_parser("pretrain", help="train a base model from scratch; run it again to resume")
+    pretrain = actions.add_parser("pretrain", help="train a base model; run it again to resume")
     pretrain.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
     pretrain.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/RECIPE")
     pretrain.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     pretrain.add_argument(
         "--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads"
+    )
+    pretrain.add_argument(
+        "--from",
+        dest="begin",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint of a base to go on from; default: from scratch",
     )
     labelling = actions.add_parser("label", help="label texts by an OpenAI-compatible endpoint; run again to resume")
     configure_label(labelling)
@@ -122,7 +129,7 @@ def _pretrain(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tup
     from smallhold.teach.joint_card import write_base_card
     from smallhold.teach.pretrain import run_pretraining
 
-    summary = run_pretraining(recipe, args.data, out, progress=progress, threads=args.threads)
+    summary = run_pretraining(recipe, args.data, out, progress=progress, threads=args.threads, begin=args.begin)
     write_durably(out / "checkpoint" / "README.md", [write_base_card(summary).encode()], mode=0o644)
     return summary, (
         f"read {summary.tokens_read / 1e6:.1f} million tokens "

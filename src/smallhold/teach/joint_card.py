@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from smallhold.errors import DataError
 from smallhold.sectors.data_sets import known_data_set
 from smallhold.sectors.tasks import find_task
@@ -60,6 +62,12 @@ def write_base_card(summary: PretrainSummary) -> str:
         for name, count in summary.documents.items()
     )
     read = summary.tokens_read / 1e6
+    before = summary.begun_from
+    after = (
+        f", after {before['tokens_trained'] / 1e6:.1f} million before them (sha256:{before['weights']})"
+        if before
+        else ""
+    )
     megabytes = ", ".join(f"{lang} {size / 1e6:.1f} MB" for lang, size in summary.training_bytes.items())
     return f"""# Base
 
@@ -67,9 +75,9 @@ A causal language model of {summary.parameters:,} parameters, from scratch: Llam
 English, Russian and French, and observation words. It reads notes and patients' readings; it is the beginning of a
 small decision model, not a chat model. {_NOT_A_DEVICE}
 
-- Trained on {read:.1f} million tokens, {summary.tokens_read / summary.pass_tokens:.2f} passes over the training split
-  ({megabytes}); {summary.seconds / 60:.0f} minutes, the last slice on {summary.threads} CPU
-  thread{"s" if summary.threads > 1 else ""}.
+- Trained on {read:.1f} million tokens{after}, {summary.tokens_read / summary.pass_tokens:.2f} passes over the training
+  split ({megabytes}{_repeats(summary.recipe)}); {summary.seconds / 60:.0f} minutes, the last slice on
+  {summary.threads} CPU thread{"s" if summary.threads > 1 else ""}.
 - Figures: `smallhold evaluate` prints bits per byte beside `xz` and an n-gram model.
 - Recipe sha256:{summary.recipe_digest}, data sha256:{summary.data_digest}.
 - Weights: float16 on disk, Hugging Face layout; `transformers` loads the folder and continues it.
@@ -80,6 +88,12 @@ small decision model, not a chat model. {_NOT_A_DEVICE}
 | --- | --- | --- | --- |
 {rows}
 """
+
+
+def _repeats(recipe: dict[str, Any]) -> str:
+    """What a pass reads more than once."""
+    often = {lang: times for lang, times in recipe["training"]["passes"].items() if times != 1}
+    return "".join(f"; each {lang} document {times} times a pass" for lang, times in often.items())
 
 
 def known_licence(name: str) -> str:

@@ -32,9 +32,9 @@ from smallhold.decide.words import WordSpec, static_words, words_of_record
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
-from smallhold.learn.checkpoint import save_checkpoint
+from smallhold.learn.checkpoint import load_signal_model, read_checkpoint, save_checkpoint
 from smallhold.learn.loop import train
-from smallhold.learn.model import TrunkConfig
+from smallhold.learn.model import SignalModel, TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.stays import Stay
@@ -59,6 +59,7 @@ class PretrainSummary:
     Attributes:
         recipe: The whole recipe.
         recipe_digest: Its digest.
+        begun_from: What was known before: `weights` (SHA-256 of a checkpoint's trunk) and `tokens_trained`; or None.
         data_digest: Digest of every training text and reading.
         documents: Training documents of each data set.
         training_bytes: Bytes of training text of each language.
@@ -74,6 +75,7 @@ class PretrainSummary:
 
     recipe: dict[str, Any]
     recipe_digest: str
+    begun_from: dict[str, Any] | None
     data_digest: str
     documents: dict[str, int]
     training_bytes: dict[str, int]
@@ -88,7 +90,13 @@ class PretrainSummary:
 
 
 def run_pretraining(
-    recipe: PretrainRecipe, data_dir: Path | None, run: Path, *, progress: Progress, threads: int = 2
+    recipe: PretrainRecipe,
+    data_dir: Path | None,
+    run: Path,
+    *,
+    progress: Progress,
+    threads: int = 2,
+    begin: Path | None = None,
 ) -> PretrainSummary:
     """Carry out a recipe on the training split; continues what an earlier call left.
 
@@ -98,29 +106,39 @@ def run_pretraining(
         run: Folder of the run.
         progress: Called with a caption, steps done and steps in all.
         threads: Threads of torch; weights are the same bit for bit only when all slices have the same number.
+        begin: Checkpoint of an earlier base whose weights, vocabulary and signal door this run goes on with; the recipe
+            must describe its shape. None starts from random weights.
 
     Raises:
-        DataError: a data set is missing, or the folder holds another run.
+        DataError: a data set is missing, the folder holds another run, or `begin` does not fit the recipe.
         InterruptedRun: stopped on request.
     """
     torch.set_num_threads(threads)
     choice = recipe.training
+    begun = None if begin is None else _read_begin(begin, recipe)
     progress("reading the texts", 0, 1)
     documents = load_corpus(data_dir, Split.TRAIN, choice.data_sets)
     held_out = load_corpus(data_dir, Split.VALIDATION, choice.data_sets)
     stays = icu_risk.split(icu_risk.load_stays(data_dir), Split.TRAIN) if choice.patients else []
     data_digest = _digest(documents, stays)
     # Not the threads: a run of hours is continued with what the machine has left, and the summary says with how many.
-    identity = {"recipe": recipe.claim, "data": data_digest, "versions": library_versions()}
+    identity: dict[str, Any] = {"recipe": recipe.claim, "data": data_digest, "versions": library_versions()}
+    if begun is not None:
+        identity["begun_from"] = begun.weights
     claim_folder(run, identity)
 
-    signal = fit_signal_spec(stays) if stays else None
+    signal = None
+    if stays:
+        signal = fit_signal_spec(stays) if begun is None else begun.signal
     words = WordSpec(signal.parameters, signal.static) if signal is not None else None
-    tokenizer = _tokenizer(recipe, documents, words, run, progress)
+    tokenizer = _tokenizer(recipe, documents, words, run, progress) if begun is None else begun.tokenizer
     store = _tokens(tokenizer, documents, stays, words, signal, run / "tokens", progress)
     model = _make_model(recipe, tokenizer, signal)
+    if begun is not None:
+        model.load_state_dict(begun.model.state_dict(), strict=False)  # the head that foretells hours begins anew
     patients = PatientStream(*signal_inputs(stays, signal)) if signal is not None else None
-    repeats = np.repeat([1, choice.patient_passes], [len(documents), len(stays)])
+    passes = asdict(choice.passes)
+    repeats = np.array([passes[d.language] for d in documents] + [choice.patient_passes] * len(stays))
     stream = PackedStream(store, repeats, token_id(tokenizer, BOS), recipe.seed)
     loop = recipe.loop(use_bf16=supports_bf16())
     result = train(
@@ -143,6 +161,7 @@ def run_pretraining(
     summary = PretrainSummary(
         recipe=asdict(recipe),
         recipe_digest=recipe.digest,
+        begun_from=None if begun is None else {"weights": begun.weights, "tokens_trained": begun.tokens_trained},
         data_digest=data_digest,
         documents={name: sum(d.data_set == name for d in documents) for name in choice.data_sets}
         | ({stays[0].data_set: len(stays)} if stays else {}),
@@ -161,7 +180,7 @@ def run_pretraining(
         "recipe_digest": recipe.digest,
         "data_digest": data_digest,
         "data_sets": list(summary.documents),
-        "tokens_trained": summary.tokens_read,
+        "tokens_trained": summary.tokens_read + (0 if begun is None else begun.tokens_trained),
         "training_context": choice.sequence_length,
     }
     if signal is not None and words is not None:
@@ -170,6 +189,33 @@ def run_pretraining(
     save_tokenizer(tokenizer, run / CHECKPOINT_FOLDER, context_length=CONTEXT_LENGTH)
     write_durably(run / "run.json", [json.dumps(asdict(summary), indent=1).encode()], mode=0o644)
     return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """An earlier base that a run goes on with."""
+
+    model: SignalModel
+    tokenizer: Tokenizer
+    signal: SignalSpec | None
+    tokens_trained: int
+    weights: str
+
+
+def _read_begin(folder: Path, recipe: PretrainRecipe) -> _Begin:
+    model, about = load_signal_model(folder), read_checkpoint(folder).about
+    tokenizer = _read_tokenizer(folder / "tokenizer.json", hint="expected a folder that `teach pretrain` wrote")
+    shape = {name: getattr(model.trunk.config, name) for name in asdict(recipe.model)}
+    if shape != asdict(recipe.model):
+        raise DataError(f"{folder}: expected the recipe's shape {asdict(recipe.model)}, got {shape}")
+    signal = SignalSpec.from_json(about["signal"]) if "signal" in about else None
+    if recipe.training.patients and signal is None:
+        raise DataError(
+            f"{folder}: was pretrained without patients, and the recipe reads them",
+            hint="set training.patients = false in the recipe",
+        )
+    weights = sha256_hex((folder / "model.safetensors").read_bytes())
+    return _Begin(model, tokenizer, signal, int(about.get("tokens_trained", 0)), weights)
 
 
 def _digest(documents: Sequence[Document], stays: Sequence[Stay]) -> str:
@@ -192,10 +238,14 @@ def _tokenizer(
         tokenizer = train_tokenizer(sample, vocab_size=recipe.tokenizer.vocab_size, words=vocabulary)
         write_durably(path, [tokenizer.to_str().encode()], mode=0o644)
         progress("vocabulary", 1, 1)
+    return _read_tokenizer(path, hint=f"delete {path} to make it again")
+
+
+def _read_tokenizer(path: Path, *, hint: str) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises its own untyped exceptions
-        raise DataError(f"{path}: malformed: {error}", hint=f"delete {path} to make it again") from error
+        raise DataError(f"{path}: missing or malformed: {error}", hint=hint) from error
 
 
 def _sample(documents: Sequence[Document], language: str, megabytes: int) -> list[str]:

@@ -35,21 +35,37 @@ class TokenizerChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LanguagePasses:
+    """How often one pass over the corpora reads each document of a language: rare languages may be read more often."""
+
+    en: int = 1
+    ru: int = 1
+    fr: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a pass that reads nothing."""
+        if not any((self.en, self.ru, self.fr)) or max(self.en, self.ru, self.fr) > 100:
+            raise RecipeError(f"training.passes: expected numbers from 0 to 100, one of them above 0, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingChoice:
     """What is read, and how much.
 
     Attributes:
         million_tokens: Length of the run.
+        passes: Times that a pass reads each document, by language.
         batch_size: Sequences a text step.
         sequence_length: Tokens a sequence.
         patients: Whether patient streams are read too.
-        patient_passes: Times that a pass over the texts reads every patient in words.
+        patient_passes: Times that a pass reads every patient in words.
         signal_every: Every n-th step is a batch through the signal door.
         signal_batch_size: Patients of such a step.
         data_sets: Text corpora.
     """
 
     million_tokens: float
+    passes: LanguagePasses = field(default_factory=LanguagePasses)
     batch_size: int = 16
     sequence_length: int = 256
     patients: bool = True
