@@ -23,6 +23,9 @@
     ├── JournalError        the journal was altered, cut, or cannot be written
     ├── EndpointError       a teacher's endpoint cannot be asked, or refuses every question
     │   └── EgressError         rows may not leave this machine for that endpoint
+    ├── FederationError   a federated job cannot go on
+    │   ├── UpdateRefused       an update is empty, stale, replayed, malformed or not of this job: the round goes on
+    │   └── QuorumError         too few sites answered in time
     └── InterruptedRun      stopped on request; running the same command again resumes
 """
 
@@ -134,6 +137,27 @@ class EndpointError(SmallholdError):
 
 class EgressError(EndpointError):
     """Rows may not leave this machine for that endpoint; nothing was sent."""
+
+
+class FederationError(SmallholdError):
+    """A federated job cannot go on."""
+
+
+class UpdateRefused(FederationError):  # noqa: N818 - the round goes on without it
+    """A site's message is not counted.
+
+    Args:
+        reason: `empty`, `stale`, `replayed`, `malformed`, `foreign` or `unknown_site`.
+        detail: What was expected and what came; never a number of the update itself.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"update refused ({reason}): {detail}")
+        self.reason = reason
+
+
+class QuorumError(FederationError):
+    """Too few sites answered before the deadline of the round."""
 
 
 class InterruptedRun(SmallholdError):  # noqa: N818 - it is a state, not a fault

@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "replay": "Play recorded patients through a bundle, as if they lay on a ward",
     "serve": "Answer OpenAI-compatible requests on this machine from a bundle",
     "evaluate": "Measure a bundle on patients with a known outcome, beside the simple things",
+    "federate": "Let sites that share no row train one model together, and verify what happened",
     "journal": "Show, verify and export the journal of a device",
     "new": "Start a sector of your own, or check its rows",
     "doctor": "Show what this machine has and what is missing",

@@ -1,0 +1,125 @@
+"""`smallhold federate`: carry a job out among sites, compare it with what each could do alone, verify what happened."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smallhold.cli.output import ProgressBar, next_commands, print_json
+from smallhold.errors import RecipeError
+
+if TYPE_CHECKING:
+    from smallhold.federate.job import FederatedJob
+
+EXAMPLE = "smallhold federate run heart-disease --out runs/federation"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    running = actions.add_parser("run", help="carry a job out; run it again to go on")
+    running.add_argument("job", metavar="JOB", help="a .toml file, or the name of a shipped job")
+    running.add_argument("--engine", choices=("in_process",), default="in_process", help="what carries the messages")
+    running.add_argument("--out", type=Path, metavar="DIR", help="folder of the job's state; default runs/JOB")
+    running.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    comparing = actions.add_parser("compare", help="the global model beside each site alone, all pooled, and trees")
+    comparing.add_argument("job", metavar="JOB", help="the job that was carried out")
+    comparing.add_argument("--run", dest="folder", type=Path, metavar="DIR", help="folder of its state; default runs/JOB")
+    comparing.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    comparing.add_argument("--split", choices=("validation", "test"), default="test", help="rows; default test")
+    verifying = actions.add_parser("verify", help="recompute the journal's chain and the digests of its files")
+    verifying.add_argument("folder", type=Path, metavar="DIR", help="folder of a job's state")
+    for action in (running, comparing, verifying):
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one action."""
+    match args.action:
+        case "run":
+            return _run(args)
+        case "compare":
+            return _compare(args)
+        case _:
+            return _verify(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    job, name = _job(args.job)
+    from smallhold.federate.engines.in_process import run_in_process
+    from smallhold.federate.server import RoundServer
+    from smallhold.federate.site import Site
+    from smallhold.federate.tasks import find_federated_task
+    from smallhold.sectors.splits import Split
+
+    task = find_federated_task(job.task)
+    out = args.out or Path("runs") / name
+    rows = task.rows(job, args.data, Split.TRAIN)
+    if missing := sorted(set(job.sites) - set(rows)):
+        raise RecipeError(f"job {job.name}: no rows of {', '.join(missing)}; the data have {', '.join(rows)}")
+    model = task.model(job)
+    progress = ProgressBar()
+    server = RoundServer(job, model.layout, model.initial(job.seed), out / "server")
+    try:
+        sites = {site: Site(site, job, model, rows[site], out / "sites" / site) for site in job.sites}
+        run_in_process(
+            server, sites, progress=lambda done, total, loss: progress(f"round {done}, loss {loss:.3f}", done, total)
+        )
+        found = {"run": str(out), "rounds": server.round, "model": server.base, "parameters": model.layout.size}
+    finally:
+        progress.close()
+        server.close()
+    if args.json:
+        print_json(found)
+    else:
+        print(
+            f"{job.rounds} rounds, {len(job.sites)} sites, {model.layout.size:,} parameters, model {server.base[:16]}"
+        )
+    next_commands(f"smallhold federate compare {args.job} --run {out}", f"smallhold federate verify {out}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    job, name = _job(args.job)
+    from smallhold.federate.compare import compare, format_comparison
+    from smallhold.federate.server import RoundServer
+    from smallhold.federate.tasks import find_federated_task
+    from smallhold.sectors.splits import Split
+
+    task = find_federated_task(job.task)
+    model = task.model(job)
+    server = RoundServer(job, model.layout, model.initial(job.seed), (args.folder or Path("runs") / name) / "server")
+    vector = server.model
+    is_finished = server.is_finished
+    server.close()
+    if not is_finished:
+        raise RecipeError(f"job {job.name}: not finished", hint=f"smallhold federate run {args.job}")
+    parts = [task.rows(job, args.data, part) for part in (Split.TRAIN, Split(args.split))]
+    training, held_out = ({site: part[site] for site in job.sites if site in part} for part in parts)
+    found = compare(job, model, vector, training, held_out)
+    found |= {"job": job.name, "data_set": task.data_set, "split": args.split, "seed": job.seed}
+    if args.json:
+        print_json(found)
+    else:
+        print(f"{task.what}; {task.data_set}, {args.split} rows, AUROC with 95 % bootstrap intervals")
+        print(format_comparison(found))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from smallhold.federate.verify import verify_run
+
+    report = verify_run(args.folder / "server")
+    if args.json:
+        print_json(report)
+    else:
+        for line in report["problems"] or [report["line"]]:
+            print(line)
+    return 1 if report["problems"] else 0
+
+
+def _job(name: str) -> tuple[FederatedJob, str]:
+    from smallhold.federate.job import read_job
+
+    return read_job(name), Path(name).stem

@@ -1,0 +1,167 @@
+"""One federated job: what is learnt, by whom, and how updates become a model. The same file on every engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from smallhold.errors import RecipeError
+from smallhold.federate.messages import is_site_name
+from smallhold.records import canonical_json, sha256_hex
+from smallhold.teach.recipe_file import parse_toml
+
+_SHIPPED = files("smallhold.federate") / "jobs"
+_METHODS = ("mean", "trimmed_mean", "krum")
+_OPTIMIZERS = ("none", "adam")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalChoice:
+    """How a site trains between two rounds.
+
+    Attributes:
+        epochs: Passes over the site's rows.
+        batch_size: Rows a step.
+        learning_rate: Of plain gradient descent, or of AdamW where the task uses it.
+        proximal: mu of FedProx (Li et al. 2020, arXiv:1812.06127, equation 2): pulls towards the global model; 0 is
+            FedAvg.
+        rank: Of LoRA adapters, for tasks that have them; 0 trains what the task trains without.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    proximal: float = 0.0
+    rank: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"local.{name}: expected a number above 0, got {getattr(self, name)}")
+        if self.proximal < 0:
+            raise RecipeError(f"local.proximal: expected 0 or more, got {self.proximal}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationChoice:
+    """How updates become one step of the global model; see `federate.aggregate`.
+
+    Attributes:
+        method: `mean` (weighted by examples), `trimmed_mean` or `krum`.
+        trim: Share cut off at either end of every coordinate.
+        byzantine: f of Krum: sites that may lie.
+        optimizer: `none` adds the aggregate; `adam` is FedAdam.
+        learning_rate: Of the server.
+    """
+
+    method: str = "mean"
+    trim: float = 0.2
+    byzantine: int = 0
+    optimizer: str = "none"
+    learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed."""
+        for name, allowed in (("method", _METHODS), ("optimizer", _OPTIMIZERS)):
+            if getattr(self, name) not in allowed:
+                raise RecipeError(
+                    f"aggregation.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.trim < 0.5:
+            raise RecipeError(f"aggregation.trim: expected a share in [0, 0.5), got {self.trim}")
+        if not self.learning_rate > 0:
+            raise RecipeError(f"aggregation.learning_rate: expected a number above 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederatedJob:
+    """Everything that determines a job, apart from the data.
+
+    Attributes:
+        name: Of the job.
+        task: What is learnt; see `federate.tasks`.
+        base: Folder of the base's checkpoint, for tasks that adapt one; every site has its own copy.
+        sites: Who may take part.
+        rounds: Rounds in all.
+        cohort: Sites asked in each round, drawn by the seed; 0 asks all.
+        quorum: Fewest updates that close a round; 0 wants the whole cohort.
+        deadline_seconds: After which a round with a quorum closes without the others, and one without fails.
+        seed: Of the initial model, the cohorts and the sites' batches.
+        local: How a site trains.
+        aggregation: How updates become a step.
+    """
+
+    name: str
+    task: str
+    sites: tuple[str, ...]
+    base: str = "models/base"
+    rounds: int = 10
+    cohort: int = 0
+    quorum: int = 0
+    deadline_seconds: float = 600.0
+    seed: int = 0
+    local: LocalChoice = field(default_factory=LocalChoice)
+    aggregation: AggregationChoice = field(default_factory=AggregationChoice)
+
+    def __post_init__(self) -> None:
+        """Refuse a job that cannot be carried out, before anybody is asked."""
+        for site in self.sites:
+            if not is_site_name(site):
+                raise RecipeError(f"sites: expected lower-case letters, digits, '-', '_' and '.', got {site!r}")
+        if len(set(self.sites)) != len(self.sites) or not self.sites:
+            raise RecipeError(f"sites: expected at least one, each once, got {list(self.sites)}")
+        if not 1 <= self.rounds <= 100_000:
+            raise RecipeError(f"rounds: expected 1 to 100000, got {self.rounds}")
+        if not 0 <= self.cohort <= len(self.sites):
+            raise RecipeError(f"cohort: expected at most the {len(self.sites)} sites, got {self.cohort}")
+        if not 0 <= self.quorum <= self.cohort_size:
+            raise RecipeError(f"quorum: expected at most the cohort of {self.cohort_size}, got {self.quorum}")
+        if not 0 < self.deadline_seconds <= 30 * 86_400:
+            raise RecipeError(f"deadline_seconds: expected a number up to 30 days, got {self.deadline_seconds}")
+        if self.aggregation.method == "krum" and self.least < 2 * self.aggregation.byzantine + 3:
+            raise RecipeError(
+                f"aggregation.byzantine: Krum needs 2 f + 3 = {2 * self.aggregation.byzantine + 3} updates a round, "
+                f"and a quorum of {self.least} may close one"
+            )
+        if self.aggregation.method == "trimmed_mean" and int(self.aggregation.trim * self.least) == 0:
+            raise RecipeError(f"aggregation.trim: {self.aggregation.trim} of {self.least} updates cuts nobody off")
+
+    @property
+    def cohort_size(self) -> int:
+        """Sites asked in each round."""
+        return self.cohort or len(self.sites)
+
+    @property
+    def least(self) -> int:
+        """Fewest updates that close a round."""
+        return self.quorum or self.cohort_size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the job."""
+        return sha256_hex(canonical_json(asdict(self)))
+
+
+def read_job(name_or_path: str | Path) -> FederatedJob:
+    """Read a job file, or one that is shipped, by name.
+
+    Raises:
+        RecipeError: no such file, not TOML, an unknown key or an impossible value.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        shipped = {item.name.removesuffix(".toml"): item for item in _SHIPPED.iterdir() if item.name.endswith(".toml")}
+        if str(name_or_path) not in shipped:
+            raise RecipeError(
+                f"job {str(name_or_path)!r}: expected a .toml file or one of {', '.join(sorted(shipped))}"
+            )
+        return parse_toml(FederatedJob, shipped[str(name_or_path)].read_text(), where=str(name_or_path))
+    if not path.is_file():
+        raise RecipeError(f"job {path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"job {path}: not valid TOML: {error}") from error
+    return parse_toml(FederatedJob, text, where=str(path))

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallhold.federate.job import FederatedJob, LocalChoice
+from smallhold.federate.local_model import Rows
+from smallhold.federate.logistic import Logistic
+from smallhold.federate.server import RoundServer
+from smallhold.federate.site import Site
+
+SITES = ("east", "north", "south", "west")
+
+
+class Federation:
+    """Four sites with rows of one rule, and a server, in a folder."""
+
+    def __init__(self, folder: Path, **settings):
+        self.folder = folder
+        self.model = Logistic(3)
+        self.job = FederatedJob(
+            name="rule",
+            task="heart-disease",
+            sites=SITES,
+            local=LocalChoice(batch_size=16),
+            **({"rounds": 5} | settings),
+        )
+        self.rows = {name: rows_of_one_rule(40 + 10 * i, seed=i, name=name) for i, name in enumerate(SITES)}
+
+    def server(self, folder: str = "server") -> RoundServer:
+        layout = self.model.layout
+        return RoundServer(self.job, layout, self.model.initial(0), self.folder / folder, clock_ms=lambda: 0)
+
+    def site(self, name: str, folder: str = "") -> Site:
+        return Site(name, self.job, self.model, self.rows[name], self.folder / f"sites{folder}" / name)
+
+    def sites(self, folder: str = "") -> dict[str, Site]:
+        return {name: self.site(name, folder) for name in SITES}
+
+
+def rows_of_one_rule(count: int, *, seed: int, name: str) -> Rows:
+    """Rows whose label follows the first feature, with noise."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 3)).astype(np.float32)
+    label = (features[:, 0] + 0.5 * rng.normal(size=count) > 0).astype(np.int64)
+    return Rows({"features": features}, label, tuple(f"{name}-{i}" for i in range(count)))
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(tmp_path)
+
+
+@pytest.fixture
+def make_federation(tmp_path):
+    return lambda **settings: Federation(tmp_path, **settings)
