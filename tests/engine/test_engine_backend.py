@@ -85,6 +85,34 @@ def test_pieces_and_the_whole_are_the_same_bits(weights: bytes) -> None:
             np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
+def test_threads_change_no_bit(weights: bytes) -> None:
+    tokens = np.random.default_rng(2).integers(0, 259, 150).tolist()
+    found = []
+    for num_threads in (1, 2, 3):
+        session = EngineBackend(weights, num_threads=num_threads).session()
+        whole = all_logits(session, tokens)
+        for token in tokens[:40]:
+            session.append([token])
+        found.append(np.concatenate([whole, session.score([], [-1]), session.score(tokens[:5], range(5))]))
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+    with pytest.raises(BackendError, match="expected 1 to 256, got 0"):
+        EngineBackend(weights, num_threads=0)
+
+
+def test_threads_share_the_parts_of_large_matrices(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_checkpoint(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
+    quantize_checkpoint(folder, tmp_path / "twin")
+    large = trunk_gguf(read_weights(tmp_path / "twin"), name="test", tokens=[])
+    found = []
+    for num_threads in (1, 2):
+        session = EngineBackend(large, num_threads=num_threads).session()
+        for token in range(60):
+            session.append([token])
+        found.append(session.score([], [-1]))
+    np.testing.assert_array_equal(found[1], found[0])
+
+
 def test_forks_share_pages_and_nothing_else(weights: bytes) -> None:
     backend = EngineBackend(weights)
     trunk = backend.session()

@@ -25,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     comparing = actions.add_parser("compare", help="the global model beside each site alone, all pooled, and trees")
     comparing.add_argument("job", metavar="JOB", help="the job that was carried out")
-    comparing.add_argument("--run", dest="folder", type=Path, metavar="DIR", help="folder of its state; default runs/JOB")
+    comparing.add_argument(
+        "--run", dest="folder", type=Path, metavar="DIR", help="folder of its state; default runs/JOB"
+    )
     comparing.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     comparing.add_argument("--split", choices=("validation", "test"), default="test", help="rows; default test")
     verifying = actions.add_parser("verify", help="recompute the journal's chain and the digests of its files")
