@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench bench-compress models figures clean
+.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -13,6 +13,8 @@ help:
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make bench    measure the session against its peers on this machine"
 	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
+	@echo "make flower   an environment with Flower, for smallhold federate run --engine flower"
+	@echo "make kill-drill-federate  kill processes of a federation twenty times (needs SMALLHOLD_DATA; half an hour)"
 	@echo "make models   train the base and the sectors' models, sign with a new key (needs SMALLHOLD_DATA; hours)"
 	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
@@ -69,6 +71,17 @@ models: .venv/demo.stamp
 	  $(BIN)/smallhold bundle build runs/$$sector --out models/$$sector --home runs/publisher || exit 1; \
 	done
 	cp runs/publisher/trust/*.pem models/trusted_keys/
+
+# Flower's pins are strict, so that it gets an environment of its own; torch is not in it.
+flower: .venv-flower/stamp
+.venv-flower/stamp: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet flwr==1.41.0 numpy safetensors cryptography
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+kill-drill-federate: .venv/test.stamp .venv-flower/stamp
+	$(BIN)/python -m bench.kill_drill_federate
 
 figures: .venv/test.stamp
 	$(BIN)/python bench/figures.py

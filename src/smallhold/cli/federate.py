@@ -1,16 +1,20 @@
-"""`smallhold federate`: carry a job out among sites, compare it with what each could do alone, verify what happened."""
+"""`smallhold federate`: carry a job out among sites, compare it with each site alone, verify what happened."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallhold.cli.output import ProgressBar, next_commands, print_json
+from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.errors import RecipeError
 
 if TYPE_CHECKING:
     from smallhold.federate.job import FederatedJob
+    from smallhold.federate.resident import Frame
 
 EXAMPLE = "smallhold federate run heart-disease --out runs/federation"
 
@@ -20,9 +24,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     running = actions.add_parser("run", help="carry a job out; run it again to go on")
     running.add_argument("job", metavar="JOB", help="a .toml file, or the name of a shipped job")
-    running.add_argument("--engine", choices=("in_process",), default="in_process", help="what carries the messages")
+    running.add_argument(
+        "--engine", choices=("in_process", "flower"), default="in_process", help="what carries the messages"
+    )
     running.add_argument("--out", type=Path, metavar="DIR", help="folder of the job's state; default runs/JOB")
     running.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
+    running.add_argument(
+        "--programs", type=Path, default=Path(".venv-flower/bin"), metavar="DIR", help="where the engine's programs lie"
+    )
+    running.add_argument(
+        "--deadline", type=float, default=86_400.0, metavar="SECONDS", help="for the whole job; default a day"
+    )
     comparing = actions.add_parser("compare", help="the global model beside each site alone, all pooled, and trees")
     comparing.add_argument("job", metavar="JOB", help="the job that was carried out")
     comparing.add_argument(
@@ -30,9 +42,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     comparing.add_argument("--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA")
     comparing.add_argument("--split", choices=("validation", "test"), default="test", help="rows; default test")
+    serving = actions.add_parser("server", help="keep a job's rounds behind a local socket, for an engine to call")
+    serving.add_argument("job", metavar="JOB", help="a .toml file, or the name of a shipped job")
+    serving.add_argument("--out", type=Path, metavar="DIR", help="folder of the job's state; default runs/JOB")
+    taking_part = actions.add_parser("site", help="hold a site's rows and model behind a local socket")
+    taking_part.add_argument("job", metavar="JOB", help="a .toml file, or the name of a shipped job")
+    taking_part.add_argument("--name", required=True, metavar="SITE", help="which of the job's sites this is")
+    taking_part.add_argument(
+        "--data", type=Path, metavar="DIR", help="where the data sets lie; default $SMALLHOLD_DATA"
+    )
+    taking_part.add_argument("--out", type=Path, metavar="DIR", help="folder of the site's state; default runs/JOB")
+    for action in (serving, taking_part):
+        action.add_argument("--socket", required=True, type=Path, metavar="PATH", help="where to listen")
     verifying = actions.add_parser("verify", help="recompute the journal's chain and the digests of its files")
     verifying.add_argument("folder", type=Path, metavar="DIR", help="folder of a job's state")
-    for action in (running, comparing, verifying):
+    for action in (running, comparing, serving, taking_part, verifying):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
 
 
@@ -43,11 +67,43 @@ def run(args: argparse.Namespace) -> int:
             return _run(args)
         case "compare":
             return _compare(args)
+        case "server":
+            return _server(args)
+        case "site":
+            return _site(args)
         case _:
             return _verify(args)
 
 
 def _run(args: argparse.Namespace) -> int:
+    return _run_in_process(args) if args.engine == "in_process" else _run_flower(args)
+
+
+def _run_flower(args: argparse.Namespace) -> int:
+    job, name = _job(args.job)
+    from smallhold.federate.engines.flower.deploy import FlowerDeployment
+    from smallhold.federate.tasks import find_federated_task
+
+    find_federated_task(job.task)
+    out = args.out or Path("runs") / name
+    progress = ProgressBar()
+    try:
+        with FlowerDeployment(job, args.job, out, args.data, args.programs) as deployment:
+            status = deployment.run(
+                progress=lambda done, total: progress("rounds on Flower", done, total), deadline_seconds=args.deadline
+            )
+    finally:
+        progress.close()
+    found = {"run": str(out), "rounds": status["round"], "model": status["model"]}
+    if args.json:
+        print_json(found)
+    else:
+        print(f"{status['round']} rounds, {len(job.sites)} sites, model {status['model'][:16]}")
+    next_commands(f"smallhold federate compare {args.job} --run {out}", f"smallhold federate verify {out}")
+    return 0
+
+
+def _run_in_process(args: argparse.Namespace) -> int:
     job, name = _job(args.job)
     from smallhold.federate.engines.in_process import run_in_process
     from smallhold.federate.server import RoundServer
@@ -80,6 +136,51 @@ def _run(args: argparse.Namespace) -> int:
         )
     next_commands(f"smallhold federate compare {args.job} --run {out}", f"smallhold federate verify {out}")
     return 0
+
+
+def _server(args: argparse.Namespace) -> int:
+    job, name = _job(args.job)
+    from smallhold.federate.resident import answer_for_server
+    from smallhold.federate.server import RoundServer
+    from smallhold.federate.tasks import find_federated_task
+
+    model = find_federated_task(job.task).model(job)
+    folder = (args.out or Path("runs") / name) / "server"
+    server = RoundServer(job, model.layout, model.initial(job.seed), folder)
+    try:
+        _listen(args.socket, answer_for_server(server), f"job {job.name}, round {server.round} of {job.rounds}")
+    finally:
+        server.close()
+    return 0
+
+
+def _site(args: argparse.Namespace) -> int:
+    job, name = _job(args.job)
+    from smallhold.federate.resident import answer_for_site
+    from smallhold.federate.site import Site
+    from smallhold.federate.tasks import find_federated_task
+    from smallhold.sectors.splits import Split
+
+    task = find_federated_task(job.task)
+    rows = task.rows(job, args.data, Split.TRAIN)
+    if args.name not in rows:
+        raise RecipeError(f"--name {args.name}: the data have {', '.join(rows)}")
+    folder = (args.out or Path("runs") / name) / "sites" / args.name
+    site = Site(args.name, job, task.model(job), rows[args.name], folder)
+    _listen(args.socket, answer_for_site(site), f"site {args.name}, {len(rows[args.name])} rows")
+    return 0
+
+
+def _listen(socket: Path, answer: Callable[[Frame], Frame], what: str) -> None:
+    """Answer until SIGINT or SIGTERM."""
+    from smallhold.federate.resident import listening
+
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with listening(socket, answer):
+        note(f"{what}: listening on {socket}")
+        stopped.wait()
 
 
 def _compare(args: argparse.Namespace) -> int:
