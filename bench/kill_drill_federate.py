@@ -1,9 +1,9 @@
 """Twenty kills of a running federation on Flower: is a round lost, is an update counted twice, does the job end?
 
-One job with many rounds over TLS with node authentication, all processes on this machine. At random moments one process is
-killed with SIGKILL: the resident server, a site, the SuperLink, a SuperNode, the server app, a client app. The deployment
-starts again what ended. A kill counts as *finished* when a round closes after it. At the end the journal is verified
-and the model compared, byte for byte, with that of a job that nobody disturbed.
+One job with many rounds over TLS with node authentication, all processes on this machine. At random moments one process
+is killed with SIGKILL: the resident server, a site, the SuperLink, a SuperNode, the server app, a client app. The
+deployment starts again what ended. A kill counts as *finished* when a round closes after it. At the end the journal is
+verified and the model compared, byte for byte, with that of a job that nobody disturbed.
 
     python -m bench.kill_drill_federate [--kills 20] [--seed 0]
 """
@@ -53,7 +53,8 @@ def main() -> None:
     job_file = OUT / "job.toml"
     shipped = Path("src/smallhold/federate/jobs/heart-disease.toml").read_text()
     # More rounds than the kills can take: the drill stops the job's clock, not the other way round.
-    write_durably(job_file, [shipped.replace("rounds = 20", f"rounds = {3 * args.kills + 5}").encode()], mode=0o644)
+    longer = f"rounds = {2 * args.kills + 5}\ndeadline_seconds = 40.0"
+    write_durably(job_file, [shipped.replace("rounds = 20", longer).encode()], mode=0o644)
     result = drill(job_file, args.programs, kills=args.kills, seed=args.seed)
     write_durably(OUT / "result.json", [json.dumps(result, indent=1).encode()], mode=0o644)
     print(json.dumps(result, indent=1))

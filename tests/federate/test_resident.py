@@ -8,7 +8,7 @@ import pytest
 
 from smallhold.errors import FederationError, QuorumError, UpdateRefused
 from smallhold.federate.engines.in_process import run_in_process
-from smallhold.federate.resident import answer_for_server, answer_for_site, ask, listening
+from smallhold.federate.resident import answer_for_server, answer_for_site, ask, ask_patiently, listening
 
 
 @pytest.fixture
@@ -96,6 +96,19 @@ def test_a_socket_that_a_killed_process_left_is_taken_over_and_a_living_one_is_n
     assert path.parent.stat().st_mode & 0o077 == 0
     with pytest.raises(FederationError, match="too long"), listening(short / ("x" * 120), answer):
         pass
+
+
+def test_who_asks_patiently_waits_for_a_process_that_is_started_again(federation, short):
+    path, found = short / "site", []
+    head = {"ask": "name"}
+    thread = threading.Thread(target=lambda: found.append(ask_patiently(path, head, timeout_seconds=20.0)[0]))
+    thread.start()
+    time.sleep(0.7)
+    with listening(path, answer_for_site(federation.site("east"))):
+        thread.join(timeout=20)
+    assert found == [{"site": "east"}]
+    with pytest.raises(OSError):
+        ask_patiently(path, head, timeout_seconds=1.2)
 
 
 def test_many_ask_at_once(federation, short):

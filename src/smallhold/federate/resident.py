@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,6 +140,22 @@ def ask(path: Path, head: dict[str, Any], blob: bytes = b"", *, timeout_seconds:
     if "error" in answer:
         raise _error(answer["error"])
     return answer, content
+
+
+def ask_patiently(path: Path, head: dict[str, Any], blob: bytes = b"", *, timeout_seconds: float) -> Frame:
+    """As `ask`, and again where the resident process is being started anew.
+
+    Every question may be asked twice: a site keeps its answer, the server counts an update and closes a round once.
+    An update that was counted before the answer was lost is refused as `replayed`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return ask(path, head, blob, timeout_seconds=max(0.1, deadline - time.monotonic()))
+        except OSError:  # TimeoutError is one too
+            if time.monotonic() + 1.0 > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def _serve(listener: socket.socket, answer: Callable[[Frame], Frame], stopped: threading.Event) -> None:

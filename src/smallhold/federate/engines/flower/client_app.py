@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from smallhold.federate.resident import ask
+from smallhold.federate.resident import ask_patiently
 
 app = ClientApp()
 
@@ -18,7 +18,7 @@ app = ClientApp()
 @app.query()
 def name(message: Message, context: Context) -> Message:
     """Which site this node speaks for."""
-    head, _ = ask(_socket(context), {"ask": "name"}, timeout_seconds=60.0)
+    head, _ = ask_patiently(_socket(context), {"ask": "name"}, timeout_seconds=60.0)
     return Message(RecordDict({"site": ConfigRecord({"name": head["site"]})}), reply_to=message)
 
 
@@ -26,7 +26,7 @@ def name(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """One round: the request's blob in, the update's blob out, both as they are."""
     request = message.content["request"]
-    _, update = ask(
+    _, update = ask_patiently(
         _socket(context), {"ask": "respond"}, request["blob"], timeout_seconds=float(request["deadline_seconds"])
     )
     return Message(RecordDict({"update": ConfigRecord({"blob": update})}), reply_to=message)

@@ -8,6 +8,7 @@ again; where Flower gives a run up, as it does when its SuperLink was killed, an
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,8 @@ _CONNECTION = "smallhold"
 # SuperLink takes seconds to listen, tens of them on a busy machine.
 _START_SECONDS = 180.0
 _RESTARTS = 20
+#: Environment variable that says to which process of which deployment another one belongs.
+_MARK = "SMALLHOLD_DEPLOYMENT"
 
 
 @dataclass(slots=True)
@@ -188,15 +191,16 @@ class FlowerDeployment:
     def _begin(self, name: str, command: list[str]) -> None:
         logs = self._folder / "flower" / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        process = _Process(name, command, self._environment, logs / f"{name}.log")
+        environment = self._environment | {_MARK: f"{self._folder}:{name}"}
+        process = _Process(name, command, environment, logs / f"{name}.log")
         process.start()
         self.processes[name] = process
-        self._stack.callback(lambda: _end_session(process))
+        self._stack.callback(lambda: _end_family(process))
 
     def _restart(self, process: _Process) -> None:
         if process.starts > _RESTARTS:
             raise FederationError(f"{process.name} ended {process.starts} times; its last words:\n{process.tail()}")
-        _end_session(process)  # children that a killed parent left would hold its port
+        _end_family(process)
         process.start()
 
     @property
@@ -271,11 +275,20 @@ class FlowerDeployment:
             time.sleep(0.2)
 
 
-def _end_session(process: _Process) -> None:
-    """End a process and whatever it has started: Flower starts a process for every message."""
+def _end_family(process: _Process) -> None:
+    """End a process and whatever it has started, also what its own death has orphaned.
+
+    Flower's SuperExec leaves its parent's session and outlives a parent that was killed: it would take the work of the
+    next SuperLink and fail at it, for want of a standard output. All of them inherit the mark in the environment.
+    """
     process.stop()
     with suppress(ProcessLookupError):
-        os.killpg(process.running.pid, 9)
+        os.killpg(process.running.pid, signal.SIGKILL)
+    mark = f"{_MARK}={process.environment[_MARK]}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):  # elsewhere than on Linux there is none, and the session has to do
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -12,8 +12,8 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from smallhold.errors import UpdateRefused
-from smallhold.federate.resident import ask
+from smallhold.errors import QuorumError, UpdateRefused
+from smallhold.federate.resident import ask_patiently
 
 _ANSWER_SECONDS = 600.0
 
@@ -25,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
     """All rounds that are left."""
     server = Path(str(context.run_config["socket"]))
     names: dict[int, str] = {}
-    status, _ = ask(server, {"ask": "status"}, timeout_seconds=_ANSWER_SECONDS)
+    status, _ = ask_patiently(server, {"ask": "status"}, timeout_seconds=_ANSWER_SECONDS)
     while not status["is_finished"]:
         status = _round(grid, server, names, status)
 
@@ -34,7 +34,7 @@ def _round(grid: Grid, server: Path, names: dict[int, str], status: dict[str, An
     """One round; returns where the job then stands."""
     deadline = time.monotonic() + status["deadline_seconds"]
     _find_sites(grid, names, status, deadline)
-    status, request = ask(server, {"ask": "request"}, timeout_seconds=_ANSWER_SECONDS)
+    status, request = ask_patiently(server, {"ask": "request"}, timeout_seconds=_ANSWER_SECONDS)
     left = max(1.0, deadline - time.monotonic())
     asked = {node: site for node, site in names.items() if site in status["waiting_for"]}
     content = RecordDict({"request": ConfigRecord({"blob": request, "deadline_seconds": left})})
@@ -46,10 +46,16 @@ def _round(grid: Grid, server: Path, names: dict[int, str], status: dict[str, An
             continue
         try:
             head = {"ask": "receive", "sender": site}
-            ask(server, head, reply.content["update"]["blob"], timeout_seconds=_ANSWER_SECONDS)
+            ask_patiently(server, head, reply.content["update"]["blob"], timeout_seconds=_ANSWER_SECONDS)
         except UpdateRefused as refusal:
             print(f"round {status['round']}: {site}: {refusal}", flush=True)
-    status, _ = ask(server, {"ask": "close_round", "round": status["round"]}, timeout_seconds=_ANSWER_SECONDS)
+    question = {"ask": "close_round", "round": status["round"]}
+    try:
+        status, _ = ask_patiently(server, question, timeout_seconds=_ANSWER_SECONDS)
+    except QuorumError as missing:  # Flower does not deliver a message again whose node died: the round is asked anew
+        print(missing, flush=True)
+        status, _ = ask_patiently(server, {"ask": "status"}, timeout_seconds=_ANSWER_SECONDS)
+        return status
     print(f"round {status['round']} begins, model {status['model'][:16]}", flush=True)
     return status
 
