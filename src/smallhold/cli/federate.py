@@ -87,6 +87,7 @@ def _run_flower(args: argparse.Namespace) -> int:
     find_federated_task(job.task)
     out = args.out or Path("runs") / name
     progress = ProgressBar()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end all processes on the way out
     try:
         with FlowerDeployment(job, args.job, out, args.data, args.programs) as deployment:
             status = deployment.run(

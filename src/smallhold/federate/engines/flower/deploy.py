@@ -124,6 +124,7 @@ class FlowerDeployment:
         self._stack.close()
 
     def _start(self) -> None:
+        _kill_marked(f"{self._folder}:")  # what a deployment that was itself killed has left
         keys = self._folder / "flower" / "keys"
         make_credentials(keys, tuple(sorted(self._job.sites)))
         # Sockets need short paths, and their folder is for this user alone.
@@ -191,7 +192,7 @@ class FlowerDeployment:
     def _begin(self, name: str, command: list[str]) -> None:
         logs = self._folder / "flower" / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = self._environment | {_MARK: f"{self._folder}:{name}"}
+        environment = self._environment | {_MARK: f"{self._folder}:{name};"}
         process = _Process(name, command, environment, logs / f"{name}.log")
         process.start()
         self.processes[name] = process
@@ -284,10 +285,16 @@ def _end_family(process: _Process) -> None:
     process.stop()
     with suppress(ProcessLookupError):
         os.killpg(process.running.pid, signal.SIGKILL)
-    mark = f"{_MARK}={process.environment[_MARK]}".encode()
+    _kill_marked(process.environment[_MARK])
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill every process of this user whose mark is, or begins with, this one."""
+    wanted = f"{_MARK}={mark}".encode()
     for entry in Path("/proc").glob("[0-9]*"):  # elsewhere than on Linux there is none, and the session has to do
         with suppress(OSError):
-            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes().split(b"\0"):
+            words = (entry / "environ").read_bytes().split(b"\0")
+            if int(entry.name) != os.getpid() and any(word.startswith(wanted) for word in words):
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
