@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::memory::Bytes;
 use crate::model::Source;
 
 /// A file's bytes for as long as somebody holds them.
@@ -57,6 +58,73 @@ impl AsRef<[u8]> for Map {
 }
 
 #[cfg(unix)]
+impl Bytes for Map {
+    fn let_go(&self, place: std::ops::Range<usize>) {
+        // Whole pages alone: what else lies in the outer ones may be needed.
+        let start = (self.start + place.start).next_multiple_of(SMALL_PAGE);
+        let end = (self.start + place.end.min(self.len)) / SMALL_PAGE * SMALL_PAGE;
+        if start < end {
+            // SAFETY: pages of this mapping, which nobody has written to: they are read from the file again when needed.
+            unsafe { madvise(start as *mut core::ffi::c_void, end - start, MADV_DONTNEED) };
+        }
+    }
+}
+
+/// Zeros, to be written over, in large pages where the system has them: with small ones a processor that reads many
+/// million bytes over and over waits for their addresses.
+#[cfg(unix)]
+pub struct Pages {
+    start: usize,
+    len: usize,
+    mapped: (usize, usize),
+}
+
+#[cfg(unix)]
+impl Pages {
+    /// `len` of them; `None` where there is no room.
+    pub fn of(len: usize) -> Option<Self> {
+        let whole = len.checked_add(LARGE_PAGE)?;
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping; failure is told apart below.
+        let mapped = unsafe { mmap(std::ptr::null_mut(), whole, PROT_READ | PROT_WRITE, flags, -1, 0) } as usize;
+        if mapped as isize == -1 {
+            return None;
+        }
+        let start = mapped.next_multiple_of(LARGE_PAGE);
+        #[cfg(target_os = "linux")]
+        if len >= LARGE_PAGE {
+            // SAFETY: pages of the mapping above. A system without large pages refuses, and nothing else changes.
+            unsafe { madvise(start as *mut core::ffi::c_void, len, MADV_HUGEPAGE) };
+        }
+        Some(Self { start, len, mapped: (mapped, whole) })
+    }
+}
+
+#[cfg(unix)]
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: less than a large page into the mapping, which is a large page longer and lives until `drop`.
+        unsafe { std::slice::from_raw_parts(self.start as *const u8, self.len) }
+    }
+}
+
+#[cfg(unix)]
+impl AsMut<[u8]> for Pages {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and this is the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start as *mut u8, self.len) }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the very mapping that `of` made, let go of once.
+        unsafe { munmap(self.mapped.0 as *mut core::ffi::c_void, self.mapped.1) };
+    }
+}
+
+#[cfg(unix)]
 impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: the very mapping that `map` made, let go of once.
@@ -67,7 +135,22 @@ impl Drop for Map {
 #[cfg(unix)]
 const PROT_READ: i32 = 1;
 #[cfg(unix)]
+const PROT_WRITE: i32 = 2;
+#[cfg(unix)]
 const MAP_PRIVATE: i32 = 2;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MAP_ANONYMOUS: i32 = 0x20;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+const MAP_ANONYMOUS: i32 = 0x1000;
+#[cfg(unix)]
+const MADV_DONTNEED: i32 = 4;
+#[cfg(target_os = "linux")]
+const MADV_HUGEPAGE: i32 = 14;
+/// The largest that processors of today have by default (64-bit ARM of some makers).
+#[cfg(unix)]
+const SMALL_PAGE: usize = 1 << 16;
+#[cfg(unix)]
+const LARGE_PAGE: usize = 1 << 21;
 
 #[cfg(unix)]
 extern "C" {
@@ -80,4 +163,5 @@ extern "C" {
         offset: i64,
     ) -> *mut core::ffi::c_void;
     fn munmap(at: *mut core::ffi::c_void, len: usize) -> i32;
+    fn madvise(at: *mut core::ffi::c_void, len: usize, advice: i32) -> i32;
 }

@@ -50,8 +50,10 @@ pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Roo
         return multiply(model, &model.head, &room.normed, &mut room.rounded, out);
     };
     for (row, slot) in rows.iter().zip(out) {
-        let one = model.head.row(*row as usize);
-        multiply(model, &one, &room.normed, &mut room.rounded, core::slice::from_mut(slot));
+        let (block, index) = model.head.around(*row as usize);
+        room.added.resize(block.rows, 0.0);
+        multiply(model, &block, &room.normed, &mut room.rounded, &mut room.added);
+        *slot = room.added[index];
     }
 }
 

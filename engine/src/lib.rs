@@ -21,6 +21,7 @@ pub mod gguf;
 pub mod json;
 pub mod kernels;
 pub mod math;
+pub mod memory;
 pub mod model;
 pub mod program;
 pub mod session;

@@ -11,11 +11,12 @@ use core::ops::Range;
 
 use crate::error::Result;
 use crate::gguf::{Encoding, Gguf, TensorInfo};
-use crate::kernels::{scalar, Kernels, Weights, GROUP};
+use crate::kernels::{scalar, Arrange, Kernels, Weights, GROUP};
 use crate::math::{cos_sin, exp_f64, ln_f64};
+use crate::memory::{Bytes, Memory};
 
 /// Bytes that somebody keeps alive: a memory map, or a vector.
-pub type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type Source = Arc<dyn Bytes>;
 
 /// Sizes beyond which a file is taken for damaged.
 const MOST: usize = 1 << 20;
@@ -48,7 +49,7 @@ pub struct Config {
     pub is_paired: bool,
 }
 
-/// A matrix in the file.
+/// A matrix in the file, or arranged for the kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
     /// O.
@@ -57,14 +58,28 @@ pub struct Matrix {
     pub columns: usize,
     encoding: Encoding,
     place: Range<usize>,
+    /// Rows of a block, see `Arrange`; 1 in the file.
+    block: usize,
 }
 
 impl Matrix {
-    /// One of its rows, as a matrix.
-    pub fn row(&self, index: usize) -> Self {
-        let bytes = self.place.len() / self.rows;
-        let start = self.place.start + index * bytes;
-        Self { rows: 1, place: start..start + bytes, ..self.clone() }
+    /// The rows that lie in one block with a row, as a matrix, and the row's number among them.
+    pub fn around(&self, row: usize) -> (Self, usize) {
+        let first = row / self.block * self.block;
+        (self.part(first..self.rows.min(first + self.block)), row - first)
+    }
+
+    /// Some of its rows, from the beginning of a block on.
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        debug_assert!(rows.start.is_multiple_of(self.block) && rows.end <= self.rows);
+        let bytes = self.row_bytes();
+        let place = rows.start * bytes..rows.end.next_multiple_of(self.block) * bytes;
+        Self { rows: rows.len(), place: self.place.start + place.start..self.place.start + place.end, ..self.clone() }
+    }
+
+    fn row_bytes(&self) -> usize {
+        let (numbers, bytes) = self.encoding.block();
+        self.columns / numbers * bytes
     }
 
     /// Whether products take activations rounded to 8 bits.
@@ -124,14 +139,15 @@ pub struct Model {
     /// Cosine and sine of every position and turning pair, (context, rotary_dim / 2).
     pub turns: Vec<(f32, f32)>,
     source: Source,
+    arranged: Option<Memory>,
 }
 
 impl Model {
-    /// Read a model; the weights stay where they are.
+    /// Read a model. The weights stay where they are, but for quantized ones that the kernels want arranged.
     ///
     /// # Errors
     /// `Malformed`: a tensor or key is absent, or shapes contradict each other. `Unsupported`: another architecture, or
-    /// a tensor that it does not have.
+    /// a tensor that it does not have. `Memory`: no room for arranged weights.
     pub fn load(source: Source, kernels: &'static Kernels) -> Result<Self> {
         let file = Gguf::parse((*source).as_ref())?;
         let mut reader = Reader { file, data: (*source).as_ref(), used: 0 };
@@ -176,13 +192,46 @@ impl Model {
             fail!(Unsupported, "{more} tensors of the file belong to no part of this architecture");
         }
         let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
-        Ok(Self { config, kernels, embedding, head, final_norm, layers, turns, source })
+        let mut found = Self { config, kernels, embedding, head, final_norm, layers, turns, source, arranged: None };
+        if let Some(how) = &kernels.arrange {
+            found.arrange(how)?;
+        }
+        Ok(found)
+    }
+
+    /// Bring all quantized matrices that multiply into the kernels' order.
+    fn arrange(&mut self, how: &Arrange) -> Result<()> {
+        let layers = self.layers.iter_mut().flat_map(|layer| {
+            [&mut layer.query, &mut layer.key, &mut layer.value, &mut layer.output, &mut layer.gate, &mut layer.up]
+                .into_iter()
+                .chain([&mut layer.down])
+                .map(|linear| &mut linear.matrix)
+        });
+        let matrices: Vec<&mut Matrix> =
+            layers.chain([&mut self.head]).filter(|matrix| matrix.is_quantized()).collect();
+        let bytes = |matrix: &Matrix| matrix.rows.next_multiple_of(how.rows) * matrix.row_bytes();
+        let len = matrices.iter().map(|matrix| bytes(matrix)).sum();
+        let Some(mut memory) = Memory::of(len) else { fail!(Memory, "the weights need {len} bytes of memory") };
+        let (data, mut rest) = ((*self.source).as_ref(), memory.as_mut());
+        let mut start = 0;
+        for matrix in matrices {
+            let (here, behind) = rest.split_at_mut(bytes(matrix));
+            (how.fill)(Weights::new(matrix.encoding, matrix.columns, &data[matrix.place.clone()]), here);
+            self.source.let_go(matrix.place.clone());
+            (matrix.place, matrix.block) = (start..start + here.len(), how.rows);
+            (rest, start) = (behind, start + here.len());
+        }
+        self.arranged = Some(memory);
+        Ok(())
     }
 
     /// A matrix's weights.
     pub fn weights(&self, matrix: &Matrix) -> Weights<'_> {
-        let data: &[u8] = (*self.source).as_ref();
-        Weights { encoding: matrix.encoding, columns: matrix.columns, bytes: &data[matrix.place.clone()] }
+        let data = match &self.arranged {
+            Some(memory) if matrix.block > 1 => memory.as_ref(),
+            _ => (*self.source).as_ref(),
+        };
+        Weights::new(matrix.encoding, matrix.columns, &data[matrix.place.clone()]).first(matrix.rows)
     }
 
     /// The embedding of a token (D,).
@@ -275,7 +324,7 @@ impl Reader<'_> {
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let info = self.info(&format!("{name}.weight"), rows, columns)?;
         debug_assert!(info.encoding.block().0 == 1 || columns.is_multiple_of(GROUP));
-        Ok(Matrix { rows, columns, encoding: info.encoding, place: info.start..info.start + info.len })
+        Ok(Matrix { rows, columns, encoding: info.encoding, place: info.start..info.start + info.len, block: 1 })
     }
 
     fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
@@ -291,7 +340,7 @@ impl Reader<'_> {
         let info = self.info(name, 1, len)?;
         let bytes = &self.data[info.start..info.start + info.len];
         let mut out = vec![0.0; len];
-        scalar::widen(Weights { encoding: info.encoding, columns: len, bytes }, 0, &mut out);
+        scalar::widen(Weights::new(info.encoding, len, bytes), 0, &mut out);
         if out.iter().any(|x| !x.is_finite()) {
             fail!(Malformed, "{name}: holds numbers that are not finite");
         }

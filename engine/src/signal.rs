@@ -103,7 +103,7 @@ impl SignalEncoder {
     }
 
     fn apply(&self, layer: &Linear, x: &[f32]) -> Vec<f32> {
-        let weights = Weights { encoding: Encoding::F32, columns: layer.inputs, bytes: &layer.bytes };
+        let weights = Weights::new(Encoding::F32, layer.inputs, &layer.bytes);
         let mut out = vec![0.0; x.len() / layer.inputs * layer.bias.len()];
         (self.kernels.multiply)(weights, x, &mut out);
         for row in out.chunks_exact_mut(layer.bias.len()) {
@@ -126,8 +126,7 @@ fn linear(file: &Gguf, data: &[u8], name: &str, inputs: usize, outputs: usize) -
         fail!(Malformed, "{name}: expected ({outputs}, {inputs}) and {outputs}, got ({rows}, {columns}) and {numbers}");
     }
     let widened = |info: &crate::gguf::TensorInfo, row: usize| {
-        let weights =
-            Weights { encoding: info.encoding, columns: info.columns, bytes: &data[info.start..info.start + info.len] };
+        let weights = Weights::new(info.encoding, info.columns, &data[info.start..info.start + info.len]);
         let mut out = vec![0.0; info.columns];
         scalar::widen(weights, row, &mut out);
         out

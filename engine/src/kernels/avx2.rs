@@ -12,6 +12,7 @@ use crate::gguf::Encoding;
 /// The family; only for processors where `is_available`.
 pub static KERNELS: Kernels = Kernels {
     name: "avx2",
+    arrange: None,
     round: |rows, columns, out| unsafe { round(rows, columns, out) },
     multiply_rounded: |weights, rows, out| unsafe {
         match weights.encoding {

@@ -10,6 +10,8 @@ use crate::gguf::Encoding;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx512;
 #[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
 mod neon;
 pub mod scalar;
@@ -28,22 +30,38 @@ pub struct Rounded {
     pub values: Vec<i8>,
     /// Steps, (T, I / 32).
     pub steps: Vec<f32>,
+    /// Sums of the integers of each group, (T, I / 32); of the families that need them alone.
+    pub sums: Vec<i32>,
     /// Whether these are the rows that are being multiplied; matrices that read the same rows share one rounding.
     pub is_current: bool,
 }
 
-/// A matrix (O, I) as it lies in the file.
+/// A matrix (O, I) as it lies in the file, or as a family has arranged it.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a> {
     /// How its numbers are written.
     pub encoding: Encoding,
     /// I.
     pub columns: usize,
-    /// Its rows, one behind the other.
+    /// Its rows, one behind the other; or its blocks of rows, see `Arrange`.
     pub bytes: &'a [u8],
+    rows: usize,
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    /// A matrix of all the rows in its bytes.
+    pub fn new(encoding: Encoding, columns: usize, bytes: &'a [u8]) -> Self {
+        let mut found = Self { encoding, columns, bytes, rows: 0 };
+        found.rows = bytes.len() / found.row_bytes();
+        found
+    }
+
+    /// The first `rows` rows; the last block of an arranged matrix may have room for more.
+    pub fn first(self, rows: usize) -> Self {
+        debug_assert!(rows <= self.rows);
+        Self { rows, ..self }
+    }
+
     /// Bytes of one row.
     pub fn row_bytes(&self) -> usize {
         let (numbers, bytes) = self.encoding.block();
@@ -52,14 +70,24 @@ impl Weights<'_> {
 
     /// O.
     pub fn rows(&self) -> usize {
-        self.bytes.len() / self.row_bytes()
+        self.rows
     }
+}
+
+/// How a family wants quantized weights to lie, where not as in the file.
+pub struct Arrange {
+    /// Rows of a block, which lie mingled; blocks lie one behind the other, and the last is as long as the others.
+    pub rows: usize,
+    /// Arrange a matrix. `out` has the bytes of its rows, their number rounded up to whole blocks.
+    pub fill: fn(weights: Weights<'_>, out: &mut [u8]),
 }
 
 /// The functions of one processor family.
 pub struct Kernels {
     /// Of the family.
     pub name: &'static str,
+    /// What `multiply_rounded` expects of its weights; `None`: that they lie as in the file.
+    pub arrange: Option<Arrange>,
     /// Round rows (T, I) to 8 bits; I a multiple of 32.
     pub round: fn(rows: &[f32], columns: usize, out: &mut Rounded),
     /// Products (T, O) of rounded rows with weights in Q8_0 or Q4_0.
@@ -94,7 +122,11 @@ pub fn families() -> &'static [&'static Kernels] {
     ];
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
+        static WITH_AVX512: [&Kernels; 3] = [&avx512::KERNELS, &avx2::KERNELS, &scalar::KERNELS];
         static WITH_AVX2: [&Kernels; 2] = [&avx2::KERNELS, &scalar::KERNELS];
+        if avx512::is_available() {
+            return &WITH_AVX512;
+        }
         if avx2::is_available() {
             return &WITH_AVX2;
         }
@@ -155,7 +187,8 @@ mod tests {
     #[test]
     fn every_family_computes_what_the_slow_twin_does() {
         for family in families() {
-            for (count, columns, rows) in [(1, 32, 1), (5, 96, 3), (4, 64, 8), (7, 192, 5), (11, 512, 2)] {
+            for (count, columns, rows) in [(1, 32, 1), (5, 96, 3), (4, 64, 8), (7, 192, 37), (11, 512, 2), (2, 672, 16)]
+            {
                 let x = numbers(count * columns, 1);
                 let (mut ours, mut theirs) = (Rounded::default(), Rounded::default());
                 (family.round)(&x, columns, &mut ours);
@@ -163,12 +196,18 @@ mod tests {
                 assert_eq!((&ours.values, &ours.steps), (&theirs.values, &theirs.steps), "{}", family.name);
                 for encoding in [Encoding::Q8_0, Encoding::Q4_0] {
                     let data = blocks(encoding, rows, columns);
-                    let weights = Weights { encoding, columns, bytes: &data };
+                    let weights = Weights::new(encoding, columns, &data);
                     let (mut found, mut expected) = (vec![0.0; count * rows], vec![0.0; count * rows]);
-                    (family.multiply_rounded)(weights, &ours, &mut found);
                     scalar::multiply_rounded(weights, &ours, &mut expected);
+                    let mut arranged = data.clone();
+                    if let Some(how) = &family.arrange {
+                        arranged.resize(rows.next_multiple_of(how.rows) * weights.row_bytes(), 0);
+                        (how.fill)(weights, &mut arranged);
+                    }
+                    let weights = Weights::new(encoding, columns, &arranged).first(rows);
+                    (family.multiply_rounded)(weights, &ours, &mut found);
                     assert_close(&found, &expected, 1.0, family.name);
-                    if ["neon", "dotprod"].contains(&family.name) {
+                    if ["avx512vnni", "neon", "dotprod"].contains(&family.name) {
                         assert_eq!(found, expected, "{}: not the steps of the slow twin", family.name);
                     }
                     // A row alone, and rows in any company, are the same bits.
@@ -185,7 +224,7 @@ mod tests {
                         Encoding::F32 => numbers(rows * columns, 3).iter().flat_map(|x| x.to_le_bytes()).collect(),
                         _ => (0..rows * columns).flat_map(|i| (0x3000 + 13 * (i as u16 % 90)).to_le_bytes()).collect(),
                     };
-                    let weights = Weights { encoding, columns, bytes: &data };
+                    let weights = Weights::new(encoding, columns, &data);
                     let (mut found, mut expected) = (vec![0.0; count * rows], vec![0.0; count * rows]);
                     (family.multiply)(weights, &x, &mut found);
                     scalar::multiply(weights, &x, &mut expected);

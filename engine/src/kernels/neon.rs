@@ -24,6 +24,7 @@ pub static WITH_DOT_PRODUCT: Kernels = table::<DotProduct>("dotprod");
 const fn table<D: Dot>(name: &'static str) -> Kernels {
     Kernels {
         name,
+        arrange: None,
         round: |rows, columns, out| unsafe { round(rows, columns, out) },
         multiply_rounded: |weights, rows, out| unsafe {
             match weights.encoding {

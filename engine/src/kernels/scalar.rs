@@ -5,8 +5,18 @@ use crate::gguf::Encoding;
 use crate::math::{exp, f16_to_f32, sqrt};
 
 /// The family.
-pub static KERNELS: Kernels =
-    Kernels { name: "scalar", round, multiply_rounded, multiply, scores, add_weighted, softmax, gate, norm };
+pub static KERNELS: Kernels = Kernels {
+    name: "scalar",
+    arrange: None,
+    round,
+    multiply_rounded,
+    multiply,
+    scores,
+    add_weighted,
+    softmax,
+    gate,
+    norm,
+};
 
 /// Round rows (T, I) in groups of 32: the largest number of a group becomes 127 or -127.
 pub fn round(rows: &[f32], columns: usize, out: &mut Rounded) {

@@ -13,6 +13,7 @@ use crate::math::f16_to_f32;
 /// The family.
 pub static KERNELS: Kernels = Kernels {
     name: "simd128",
+    arrange: None,
     round: scalar::round,
     multiply_rounded,
     multiply,

@@ -13,6 +13,7 @@ use super::manifest::{parse_version, FileEntry, Manifest, ENVELOPE_NAME, MANIFES
 use super::sha2::{hex, Sha256};
 use super::zip;
 use crate::error::Result;
+use crate::memory::Bytes;
 use crate::model::Source;
 use crate::table::Table;
 
@@ -196,6 +197,12 @@ struct Part {
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
         &bytes(&self.file)[self.place.clone()]
+    }
+}
+
+impl Bytes for Part {
+    fn let_go(&self, place: Range<usize>) {
+        self.file.let_go(self.place.start + place.start..self.place.start + place.end);
     }
 }
 

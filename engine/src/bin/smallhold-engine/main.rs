@@ -29,7 +29,7 @@ with --listen they are bodies of POST /decide on a loopback address.
   --task NAME            load this task alone; may be repeated; default: all of the bundle
   --trusted-keys DIR     folder of public keys (*.pem); the bundle must be signed by one of them
   --host-has-verified    the caller has verified the bundle: only digests are checked
-  --kernels NAME         avx2, dotprod, neon, scalar; default: the fastest of this processor
+  --kernels NAME         avx512vnni, avx2, dotprod, neon, scalar; default: the fastest of this processor
   --listen ADDR:PORT     serve HTTP on a loopback address; port 0 takes a free one
 
 An app made by `smallhold bundle app` holds its bundle and its keys, and takes neither.
