@@ -9,12 +9,15 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::cache::{Cache, Half};
+use crate::cache::{Cache, Half, PAGE};
 use crate::kernels::Rounded;
 use crate::model::{Linear, Matrix, Model};
 
 /// Positions that go through the layers together: enough to read every weight once for many, few enough for the cache.
 const CHUNK: usize = 64;
+
+/// Positions whose queries read a page of keys together, while it is in the nearest cache.
+const TILE: usize = 8;
 
 /// Room for one chunk, kept between calls.
 #[derive(Default)]
@@ -99,7 +102,7 @@ fn block(model: &Model, cache: &mut Cache, index: usize, past: usize, x: &mut [f
     add(x, added);
 }
 
-/// Each query reads the keys and values up to its own position.
+/// Each query reads the keys and values up to its own position, a page at a time for several queries.
 fn attend(model: &Model, cache: &Cache, layer: usize, past: usize, room: &mut Room) {
     let (config, kernels) = (&model.config, model.kernels);
     let (group, width) = (config.heads / config.kv_heads, config.head_dim);
@@ -108,24 +111,34 @@ fn attend(model: &Model, cache: &Cache, layer: usize, past: usize, room: &mut Ro
     mixed.clear();
     mixed.resize(query.len(), 0.0);
     let per_position = config.heads * width;
-    for t in 0..query.len() / per_position {
-        let seen = past + t + 1;
-        weights.resize(seen, 0.0);
-        for head in 0..config.heads {
-            let here = t * per_position + head * width..t * per_position + (head + 1) * width;
-            let (question, sum) = (&query[here.clone()], &mut mixed[here]);
-            let mut at = 0;
-            for keys in cache.read(layer, Half::Keys, head / group, seen) {
-                let end = at + keys.len() / width;
-                (kernels.scores)(question, keys, &mut weights[at..end]);
-                at = end;
+    let count = query.len() / per_position;
+    let stride = (past + count).next_multiple_of(PAGE);
+    weights.resize(TILE * group * stride, 0.0);
+    for kv_head in 0..config.kv_heads {
+        for tile in (0..count).step_by(TILE) {
+            let positions = tile..count.min(tile + TILE);
+            // Queries that read the same keys: their place, the numbers of their weights, and what they see.
+            let queries = positions.flat_map(|t| (0..group).map(move |g| (t, g))).enumerate().map(|(i, (t, g))| {
+                let here = t * per_position + (kv_head * group + g) * width;
+                (here..here + width, i * stride, past + t + 1)
+            });
+            let most = past + count.min(tile + TILE);
+            for (page, keys) in cache.read(layer, Half::Keys, kv_head, most).enumerate() {
+                for (here, at, seen) in queries.clone() {
+                    let within = seen.saturating_sub(page * PAGE).min(PAGE);
+                    let at = at + page * PAGE;
+                    (kernels.scores)(&query[here], &keys[..within * width], &mut weights[at..at + within]);
+                }
             }
-            (kernels.softmax)(&mut weights[..seen], scale);
-            let mut at = 0;
-            for values in cache.read(layer, Half::Values, head / group, seen) {
-                let end = at + values.len() / width;
-                (kernels.add_weighted)(&weights[at..end], values, sum);
-                at = end;
+            for (_, at, seen) in queries.clone() {
+                (kernels.softmax)(&mut weights[at..at + seen], scale);
+            }
+            for (page, values) in cache.read(layer, Half::Values, kv_head, most).enumerate() {
+                for (here, at, seen) in queries.clone() {
+                    let within = seen.saturating_sub(page * PAGE).min(PAGE);
+                    let at = at + page * PAGE;
+                    (kernels.add_weighted)(&weights[at..at + within], &values[..within * width], &mut mixed[here]);
+                }
             }
         }
     }

@@ -32,6 +32,10 @@ pub static KERNELS: Kernels = Kernels {
             _ => multiply_panels::<Q4>(weights, rows, out),
         }
     },
+    scores: |query, keys, out| unsafe { scores(query, keys, out) },
+    add_weighted: |weights, values, sum| unsafe { add_weighted(weights, values, sum) },
+    softmax: |scores, scale| unsafe { softmax(scores, scale) },
+    gate: |first, up| unsafe { gate(first, up) },
     ..avx2::KERNELS
 };
 
@@ -316,4 +320,180 @@ impl Tile {
         }
         T
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
+    // SAFETY: the features are those of this function, and the width is N vectors.
+    unsafe {
+        match query.len() {
+            32 => scores_of::<2>(query, keys, out),
+            64 => scores_of::<4>(query, keys, out),
+            128 => scores_of::<8>(query, keys, out),
+            _ => (avx2::KERNELS.scores)(query, keys, out),
+        }
+    }
+}
+
+/// Sixteen keys of 16 N numbers at a time: a sum of 16 lanes each, which are then added across.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn scores_of<const N: usize>(query: &[f32], keys: &[f32], out: &mut [f32]) {
+    let (width, count) = (16 * N, keys.len() / (16 * N));
+    assert!(query.len() == width && out.len() >= count);
+    let mut q = [_mm512_setzero_ps(); N];
+    for (i, slot) in q.iter_mut().enumerate() {
+        // SAFETY: the query has N vectors.
+        *slot = unsafe { _mm512_loadu_ps(query.as_ptr().add(16 * i)) };
+    }
+    for n in (0..count).step_by(16) {
+        let last = (count - n).min(16) - 1;
+        let mut quads = [_mm512_setzero_si512(); 4];
+        for (j, quad) in quads.iter_mut().enumerate() {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            for (k, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: key n + last exists.
+                let key = unsafe { keys.as_ptr().add((n + last.min(4 * j + k)) * width) };
+                for (i, q) in q.iter().enumerate() {
+                    // SAFETY: the key has N vectors.
+                    *sum = _mm512_fmadd_ps(*q, unsafe { _mm512_loadu_ps(key.add(16 * i)) }, *sum);
+                }
+            }
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]), _mm512_unpackhi_ps(sums[2], sums[3]));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+            *quad = _mm512_castps_si512(_mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd))));
+        }
+        // SAFETY: `out` has a place for keys n .. n + last.
+        unsafe {
+            let [a, b, c, d] = turn_lanes(quads);
+            let first = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+            let whole = _mm512_add_ps(first, _mm512_add_ps(_mm512_castsi512_ps(c), _mm512_castsi512_ps(d)));
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(n), (0xffff_u32 >> (15 - last)) as __mmask16, whole);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
+    let width = sum.len();
+    if !width.is_multiple_of(16) {
+        return (avx2::KERNELS.add_weighted)(weights, values, sum);
+    }
+    assert!(values.len() >= weights.len() * width);
+    let mut i = 0;
+    while i < width {
+        // SAFETY: every value has `width` numbers, as the sum has.
+        i += unsafe {
+            let (from, to) = (values.as_ptr().add(i), sum.as_mut_ptr().add(i));
+            match width - i {
+                64.. => add_columns::<4, 1>(weights, from, width, to),
+                32.. => add_columns::<2, 2>(weights, from, width, to),
+                _ => add_columns::<1, 4>(weights, from, width, to),
+            }
+        };
+    }
+}
+
+/// 16 N columns of a weighted sum; their number again. Values take turns in S sums, so that four additions, which is
+/// how long one takes, are always under way.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn add_columns<const N: usize, const S: usize>(
+    weights: &[f32],
+    values: *const f32,
+    width: usize,
+    sum: *mut f32,
+) -> usize {
+    let mut parts = [[_mm512_setzero_ps(); N]; S];
+    // SAFETY: the caller has so many columns in the sum and in every value.
+    unsafe {
+        for (i, part) in parts[0].iter_mut().enumerate() {
+            *part = _mm512_loadu_ps(sum.add(16 * i));
+        }
+        let whole = weights.len() / S * S;
+        for n in (0..whole).step_by(S) {
+            for (s, parts) in parts.iter_mut().enumerate() {
+                let weight = _mm512_set1_ps(*weights.get_unchecked(n + s));
+                for (i, part) in parts.iter_mut().enumerate() {
+                    *part = _mm512_fmadd_ps(weight, _mm512_loadu_ps(values.add((n + s) * width + 16 * i)), *part);
+                }
+            }
+        }
+        for (n, parts) in (whole..weights.len()).zip(parts.iter_mut()) {
+            let weight = _mm512_set1_ps(*weights.get_unchecked(n));
+            for (i, part) in parts.iter_mut().enumerate() {
+                *part = _mm512_fmadd_ps(weight, _mm512_loadu_ps(values.add(n * width + 16 * i)), *part);
+            }
+        }
+        for i in 0..N {
+            let mut whole = parts[0][i];
+            for part in &parts[1..] {
+                whole = _mm512_add_ps(whole, part[i]);
+            }
+            _mm512_storeu_ps(sum.add(16 * i), whole);
+        }
+    }
+    16 * N
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn softmax(scores: &mut [f32], scale: f32) {
+    let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
+    for (i, lanes) in pieces(scores.len()) {
+        // SAFETY: the lanes lie within the scores, here and below.
+        most = _mm512_mask_max_ps(most, lanes, most, unsafe { _mm512_maskz_loadu_ps(lanes, scores.as_ptr().add(i)) });
+    }
+    let (top, factor) = (_mm512_set1_ps(_mm512_reduce_max_ps(most)), _mm512_set1_ps(scale));
+    let mut sums = _mm512_setzero_ps();
+    for (i, lanes) in pieces(scores.len()) {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm512_maskz_loadu_ps(lanes, scores.as_ptr().add(i));
+            let e = exp(_mm512_mul_ps(_mm512_sub_ps(x, top), factor));
+            _mm512_mask_storeu_ps(scores.as_mut_ptr().add(i), lanes, e);
+            sums = _mm512_mask_add_ps(sums, lanes, sums, e);
+        }
+    }
+    let inverse = 1.0 / _mm512_reduce_add_ps(sums);
+    for score in scores {
+        *score *= inverse;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn gate(first: &mut [f32], up: &[f32]) {
+    assert!(up.len() >= first.len());
+    let one = _mm512_set1_ps(1.0);
+    for (i, lanes) in pieces(first.len()) {
+        // SAFETY: the lanes lie within both.
+        unsafe {
+            let g = _mm512_maskz_loadu_ps(lanes, first.as_ptr().add(i));
+            let u = _mm512_maskz_loadu_ps(lanes, up.as_ptr().add(i));
+            let e = exp(_mm512_sub_ps(_mm512_setzero_ps(), g));
+            let silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+            _mm512_mask_storeu_ps(first.as_mut_ptr().add(i), lanes, _mm512_mul_ps(silu, u));
+        }
+    }
+}
+
+/// Where each vector of an array begins, and which of its lanes lie within.
+fn pieces(len: usize) -> impl Iterator<Item = (usize, __mmask16)> {
+    (0..len).step_by(16).map(move |i| (i, (0xffff_u32 >> (16 - (len - i).min(16))) as __mmask16))
+}
+
+/// `math::exp`, sixteen at a time: the same reduction and the same series.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn exp(x: __m512) -> __m512 {
+    let x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0)), _mm512_set1_ps(88.0));
+    let k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(core::f32::consts::LOG2_E)), 0);
+    let r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693_359_4), x);
+    let r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.121_944_4e-4), r);
+    let mut p = _mm512_set1_ps(1.0 / 720.0);
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    _mm512_scalef_ps(p, k)
 }
