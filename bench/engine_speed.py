@@ -90,7 +90,7 @@ def main() -> None:
             for threads in args.threads:
                 contestants: dict[str, Callable[[], dict[str, Seconds]]] = {}
                 for family in families:
-                    backend = EngineBackend(gguf, kernels=family)
+                    backend = EngineBackend(gguf, kernels=family, num_threads=threads)
                     contestants[f"engine {family}"] = _turn(backend)
                 if not args.no_onnx_runtime:
                     graph = onnx.read_bytes()

@@ -45,6 +45,8 @@ int smallhold_program_open(const char *path, const char *keys, const char *kerne
                            char *message);
 int smallhold_program_from_bytes(const uint8_t *data, size_t length, const char *keys, uint64_t now,
                                  const char *kernels, smallhold_program **program, char *message);
+/* Compute with `count` threads from now on, the caller among them; once. Without: one. The answers are the same bits. */
+int smallhold_program_set_threads(const smallhold_program *program, size_t count, char *message);
 /* The answer is JSON in UTF-8, of failures too, and stays until the next call; see src/program.rs for requests. A program
  * is used by one thread at a time. */
 int smallhold_program_ask(smallhold_program *program, const char *request, size_t length, const char **answer);
@@ -59,6 +61,9 @@ int smallhold_model_open(const char *path, const char *kernels, const smallhold_
                          char *message);
 int smallhold_model_from_bytes(const uint8_t *data, size_t length, const char *kernels, const smallhold_model **model,
                                smallhold_info *info, char *message);
+/* Compute with `count` threads from now on, the caller among them; once a model. Without: one. Results are the same bits
+ * whatever their number; where several sessions compute at once, one of them has the helpers. */
+int smallhold_model_set_threads(const smallhold_model *model, size_t count, char *message);
 /* Open sessions keep the model alive. */
 void smallhold_model_free(const smallhold_model *model);
 

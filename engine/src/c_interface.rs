@@ -157,6 +157,16 @@ unsafe fn load(source: Source, kernels: *const c_char, model: *mut *const Model,
     Ok(())
 }
 
+/// Compute with so many threads from now on, the caller among them; once a model.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_model_set_threads(model: *const Model, count: usize, message: Message) -> c_int {
+    // SAFETY: the caller's promise.
+    told(message, unsafe { &*model }.set_threads(count))
+}
+
 /// Let go of a model; sessions that are open keep it alive.
 ///
 /// # Safety

@@ -104,6 +104,16 @@ unsafe fn trusted(keys: *const c_char) -> Result<Option<Vec<PublicKey>>> {
     PublicKey::all_from_pem(text).map(Some)
 }
 
+/// Compute with so many threads from now on, the caller among them; once a program.
+///
+/// # Safety
+/// `program` was opened here and not freed.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_program_set_threads(program: *const Asked, count: usize, message: Message) -> c_int {
+    // SAFETY: the caller's promise.
+    told(message, unsafe { &*program }.program.set_threads(count))
+}
+
 /// Ask by a JSON object of `len` bytes: 0, or a kind of failure. The answer, JSON in UTF-8 that ends with a zero, tells of
 /// failures too; it stays until the next call.
 ///

@@ -60,23 +60,23 @@ impl Cache {
         self.pages.truncate(length.div_ceil(PAGE));
     }
 
-    /// Write keys or values (KV, hd) of one position, whose page is this session's own.
-    pub fn write(&mut self, layer: usize, half: Half, position: usize, heads: &[f32]) {
-        let (head_dim, at) = (self.head_dim, position % PAGE);
-        for (head, numbers) in heads.chunks_exact(head_dim).enumerate() {
-            let start = self.start(layer, half, head) + at * head_dim;
-            let page = Arc::make_mut(&mut self.pages[position / PAGE]);
-            page.0[start..start + head_dim].copy_from_slice(numbers);
+    /// Write keys or values (n, KV, hd) of positions from `first` on, whose pages are this session's own.
+    pub fn write(&mut self, layer: usize, half: Half, first: usize, numbers: &[f32]) {
+        let (head_dim, start) = (self.head_dim, self.start(layer, half, 0));
+        for (i, heads) in numbers.chunks_exact(self.kv_heads * head_dim).enumerate() {
+            let position = first + i;
+            let page = &mut Arc::make_mut(&mut self.pages[position / PAGE]).0[start + position % PAGE * head_dim..];
+            for (head, numbers) in heads.chunks_exact(head_dim).enumerate() {
+                let at = head * PAGE * head_dim;
+                page[at..at + head_dim].copy_from_slice(numbers);
+            }
         }
     }
 
-    /// Keys or values (n, hd) of one head, page by page, of the first `count` positions.
-    pub fn read(&self, layer: usize, half: Half, head: usize, count: usize) -> impl Iterator<Item = &[f32]> {
-        let (start, head_dim) = (self.start(layer, half, head), self.head_dim);
-        self.pages.iter().take(count.div_ceil(PAGE)).enumerate().map(move |(i, page)| {
-            let here = (count - i * PAGE).min(PAGE);
-            &page.0[start..start + here * head_dim]
-        })
+    /// Keys or values (PAGE, hd) of one head in one page.
+    pub fn read(&self, layer: usize, half: Half, head: usize, page: usize) -> &[f32] {
+        let start = self.start(layer, half, head);
+        &self.pages[page].0[start..start + PAGE * self.head_dim]
     }
 
     fn start(&self, layer: usize, half: Half, head: usize) -> usize {

@@ -8,16 +8,26 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::cache::{Cache, Half, PAGE};
 use crate::kernels::Rounded;
 use crate::model::{Linear, Matrix, Model};
 
 /// Positions that go through the layers together: enough to read every weight once for many, few enough for the cache.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
+
+/// Positions of a prompt that are worth a thread of their own.
+const LEAST: usize = 8;
 
 /// Positions whose queries read a page of keys together, while it is in the nearest cache.
 const TILE: usize = 8;
+
+/// Bytes of weights, keys or values that are worth the help of another thread.
+const WORTH_BYTES: usize = 1 << 17;
+
+/// Parts of a matrix begin at multiples of this many rows, so at a block of every family's.
+const PART_ROWS: usize = 64;
 
 /// Room for one chunk, kept between calls.
 #[derive(Default)]
@@ -34,110 +44,169 @@ pub struct Room {
     weights: Vec<f32>,
 }
 
-/// Run positions (T, D) through all layers, in place; their keys and values go into the cache behind `past`.
-pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], room: &mut Room) {
-    let count = x.len() / model.config.width;
+/// Positions that one thread takes through a layer.
+struct Piece<'a> {
+    past: usize,
+    x: &'a mut [f32],
+    room: &'a mut Room,
+}
+
+/// Run positions (T, D) through all layers, in place; their keys and values go into the cache behind `past`. `rooms` are
+/// made as they are needed.
+///
+/// Threads take a long prompt's positions by pieces, and one position's matrices and heads by parts.
+pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], rooms: &mut Vec<Room>) {
+    let (width, team) = (model.config.width, model.team());
+    let count = x.len() / width;
     cache.reserve(past, past + count);
-    for (i, chunk) in x.chunks_mut(CHUNK * model.config.width).enumerate() {
+    let size = match team.size() {
+        threads @ 2.. if count >= 2 * LEAST => count.div_ceil(threads).next_multiple_of(LEAST).min(CHUNK),
+        _ => CHUNK,
+    };
+    rooms.resize_with(rooms.len().max(team.size()), Room::default);
+    for (i, chunk) in x.chunks_mut(size * team.size() * width).enumerate() {
+        let past = past + i * size * team.size();
+        let pieces = chunk.chunks_mut(size * width).zip(rooms.iter_mut()).enumerate();
+        let mut pieces: Vec<_> = pieces.map(|(i, (x, room))| Piece { past: past + i * size, x, room }).collect();
         for layer in 0..model.config.layers {
-            block(model, cache, layer, past + i * CHUNK, chunk, room);
+            team.each(&mut pieces, |piece| before_attention(model, layer, piece));
+            for piece in &pieces {
+                cache.write(layer, Half::Keys, piece.past, &piece.room.key);
+                cache.write(layer, Half::Values, piece.past, &piece.room.value);
+            }
+            team.each(&mut pieces, |piece| attention_and_after(model, cache, layer, piece));
         }
     }
 }
 
 /// Logits of a final state (D,): of all V tokens, or of those that are asked for.
 pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Room, out: &mut [f32]) {
-    norm_rows(model, state, &model.final_norm, model.config.width, &mut room.normed);
-    room.rounded.is_current = false;
+    let Room { normed, rounded, added, .. } = room;
+    norm_rows(model, state, &model.final_norm, model.config.width, normed);
+    rounded.is_current = false;
     let Some(rows) = rows else {
-        return multiply(model, &model.head, &room.normed, &mut room.rounded, out);
+        return multiply(model, normed, rounded, &mut [(&model.head, out)]);
     };
     for (row, slot) in rows.iter().zip(out) {
         let (block, index) = model.head.around(*row as usize);
-        room.added.resize(block.rows, 0.0);
-        multiply(model, &block, &room.normed, &mut room.rounded, &mut room.added);
-        *slot = room.added[index];
+        added.resize(block.rows, 0.0);
+        multiply(model, normed, rounded, &mut [(&block, added)]);
+        *slot = added[index];
     }
 }
 
-fn block(model: &Model, cache: &mut Cache, index: usize, past: usize, x: &mut [f32], room: &mut Room) {
+/// Queries, keys and values of the normed stream; one rounding serves all three.
+fn before_attention(model: &Model, index: usize, piece: &mut Piece) {
     let (config, layer) = (&model.config, &model.layers[index]);
-    let count = x.len() / config.width;
-
-    // (1) Queries, keys and values of the normed stream; one rounding serves all three.
-    norm_rows(model, x, &layer.attention_norm, config.width, &mut room.normed);
-    let Room { normed, rounded, query, key, value, .. } = room;
+    let Room { normed, rounded, query, key, value, .. } = &mut *piece.room;
+    norm_rows(model, piece.x, &layer.attention_norm, config.width, normed);
     rounded.is_current = false;
-    linear(model, &layer.query, normed, rounded, query);
-    linear(model, &layer.key, normed, rounded, key);
-    linear(model, &layer.value, normed, rounded, value);
+    linear(model, normed, rounded, [(&layer.query, query), (&layer.key, key), (&layer.value, value)]);
     if let Some((query_gain, key_gain)) = &layer.head_norms {
         norm_in_place(model, query, query_gain);
         norm_in_place(model, key, key_gain);
     }
-    for t in 0..count {
-        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        turn(model, past + t, &mut query[t * queries..(t + 1) * queries]);
-        turn(model, past + t, &mut key[t * keys..(t + 1) * keys]);
-        cache.write(index, Half::Keys, past + t, &key[t * keys..(t + 1) * keys]);
-        cache.write(index, Half::Values, past + t, &value[t * keys..(t + 1) * keys]);
+    for (heads, len) in [(query, config.heads), (key, config.kv_heads)] {
+        for (t, heads) in heads.chunks_exact_mut(len * config.head_dim).enumerate() {
+            turn(model, piece.past + t, heads);
+        }
     }
+}
 
-    // (2) Attention, and what it adds.
-    attend(model, cache, index, past, room);
-    let Room { mixed, rounded, added, .. } = room;
-    rounded.is_current = false;
-    linear(model, &layer.output, mixed, rounded, added);
-    add(x, added);
+fn attention_and_after(model: &Model, cache: &Cache, index: usize, piece: &mut Piece) {
+    let (config, layer) = (&model.config, &model.layers[index]);
 
-    // (3) The gated MLP, and what it adds.
-    norm_rows(model, x, &layer.mlp_norm, config.width, &mut room.normed);
-    let Room { normed, rounded, gate, up, added, .. } = room;
+    // (1) Attention, and what it adds.
+    attend(model, cache, index, piece.past, piece.room);
+    let Room { normed, rounded, mixed, gate, up, added, .. } = &mut *piece.room;
     rounded.is_current = false;
-    linear(model, &layer.gate, normed, rounded, gate);
-    linear(model, &layer.up, normed, rounded, up);
+    linear(model, mixed, rounded, [(&layer.output, added)]);
+    add(piece.x, added);
+
+    // (2) The gated MLP, and what it adds.
+    norm_rows(model, piece.x, &layer.mlp_norm, config.width, normed);
+    rounded.is_current = false;
+    linear(model, normed, rounded, [(&layer.gate, gate), (&layer.up, up)]);
     (model.kernels.gate)(gate, up);
     rounded.is_current = false;
-    linear(model, &layer.down, gate, rounded, added);
-    add(x, added);
+    linear(model, gate, rounded, [(&layer.down, added)]);
+    add(piece.x, added);
 }
 
 /// Each query reads the keys and values up to its own position, a page at a time for several queries.
 fn attend(model: &Model, cache: &Cache, layer: usize, past: usize, room: &mut Room) {
-    let (config, kernels) = (&model.config, model.kernels);
+    let config = &model.config;
     let (group, width) = (config.heads / config.kv_heads, config.head_dim);
-    let scale = 1.0 / crate::math::sqrt(width as f32);
     let Room { query, mixed, weights, .. } = room;
     mixed.clear();
     mixed.resize(query.len(), 0.0);
-    let per_position = config.heads * width;
-    let count = query.len() / per_position;
+    let count = query.len() / (config.heads * width);
     let stride = (past + count).next_multiple_of(PAGE);
-    weights.resize(TILE * group * stride, 0.0);
-    for kv_head in 0..config.kv_heads {
+    let heads = Heads { model, cache, layer, past, query, stride };
+    if count > 1 || 2 * (past + 1) * config.kv_heads * width * size_of::<f32>() < WORTH_BYTES {
+        weights.resize(TILE * config.heads * stride, 0.0);
+        return heads.attend(0..config.kv_heads, weights, mixed);
+    }
+    weights.resize(config.heads * stride, 0.0);
+    let share = config.kv_heads.div_ceil(model.team().size());
+    let parts = weights.chunks_mut(share * group * stride).zip(mixed.chunks_mut(share * group * width));
+    let mut parts: Vec<_> = parts.enumerate().collect();
+    model.team().each(&mut parts, |(i, (weights, mixed))| {
+        heads.attend(*i * share..config.kv_heads.min((*i + 1) * share), weights, mixed);
+    });
+}
+
+/// What attention reads.
+struct Heads<'a> {
+    model: &'a Model,
+    cache: &'a Cache,
+    layer: usize,
+    past: usize,
+    query: &'a [f32],
+    stride: usize,
+}
+
+impl Heads<'_> {
+    /// Mix values for all queries of some key-value heads; `mixed` begins at the first of them. Pages are read as they
+    /// lie, head by head.
+    fn attend(&self, kv_heads: Range<usize>, weights: &mut [f32], mixed: &mut [f32]) {
+        let (config, kernels) = (&self.model.config, self.model.kernels);
+        let (group, width, past) = (config.heads / config.kv_heads, config.head_dim, self.past);
+        let scale = 1.0 / crate::math::sqrt(width as f32);
+        let (per_position, first) = (config.heads * width, kv_heads.start * group);
+        let (count, heads) = (self.query.len() / per_position, kv_heads.len() * group);
         for tile in (0..count).step_by(TILE) {
-            let positions = tile..count.min(tile + TILE);
-            // Queries that read the same keys: their place, the numbers of their weights, and what they see.
-            let queries = positions.flat_map(|t| (0..group).map(move |g| (t, g))).enumerate().map(|(i, (t, g))| {
-                let here = t * per_position + (kv_head * group + g) * width;
-                (here..here + width, i * stride, past + t + 1)
-            });
-            let most = past + count.min(tile + TILE);
-            for (page, keys) in cache.read(layer, Half::Keys, kv_head, most).enumerate() {
-                for (here, at, seen) in queries.clone() {
-                    let within = seen.saturating_sub(page * PAGE).min(PAGE);
-                    let at = at + page * PAGE;
-                    (kernels.scores)(&query[here], &keys[..within * width], &mut weights[at..at + within]);
+            let end = count.min(tile + TILE);
+            // Queries that read the same keys: their place, the place of their weights, and what they see of a page.
+            let queries = |kv_head: usize, page: usize| {
+                let pairs = (tile..end).flat_map(move |t| (0..group).map(move |g| (t, g + kv_head * group - first)));
+                pairs.map(move |(t, head)| {
+                    let at = ((t - tile) * heads + head) * self.stride + page * PAGE;
+                    (t * per_position + head * width, at, (past + t + 1).saturating_sub(page * PAGE).min(PAGE))
+                })
+            };
+            let pages = (past + end).div_ceil(PAGE);
+            for page in 0..pages {
+                for kv_head in kv_heads.clone() {
+                    let keys = self.cache.read(self.layer, Half::Keys, kv_head, page);
+                    for (here, at, seen) in queries(kv_head, page) {
+                        let query = &self.query[first * width + here..][..width];
+                        (kernels.scores)(query, &keys[..seen * width], &mut weights[at..at + seen]);
+                    }
                 }
             }
-            for (_, at, seen) in queries.clone() {
-                (kernels.softmax)(&mut weights[at..at + seen], scale);
+            for (t, weights) in (tile..end).zip(weights.chunks_exact_mut(heads * self.stride)) {
+                for weights in weights.chunks_exact_mut(self.stride) {
+                    (kernels.softmax)(&mut weights[..past + t + 1], scale);
+                }
             }
-            for (page, values) in cache.read(layer, Half::Values, kv_head, most).enumerate() {
-                for (here, at, seen) in queries.clone() {
-                    let within = seen.saturating_sub(page * PAGE).min(PAGE);
-                    let at = at + page * PAGE;
-                    (kernels.add_weighted)(&weights[at..at + within], &values[..within * width], &mut mixed[here]);
+            for page in 0..pages {
+                for kv_head in kv_heads.clone() {
+                    let values = self.cache.read(self.layer, Half::Values, kv_head, page);
+                    for (here, at, seen) in queries(kv_head, page) {
+                        let sum = &mut mixed[here..here + width];
+                        (kernels.add_weighted)(&weights[at..at + seen], &values[..seen * width], sum);
+                    }
                 }
             }
         }
@@ -175,26 +244,46 @@ fn norm_in_place(model: &Model, heads: &mut [f32], gain: &[f32]) {
     }
 }
 
-/// Products of rows (T, I) with a layer's matrix, and its bias: (T, O).
-fn linear(model: &Model, layer: &Linear, x: &[f32], rounded: &mut Rounded, out: &mut Vec<f32>) {
-    let rows = layer.matrix.rows;
-    out.resize(x.len() / layer.matrix.columns * rows, 0.0);
-    multiply(model, &layer.matrix, x, rounded, out);
-    if let Some(bias) = &layer.bias {
-        out.chunks_exact_mut(rows).for_each(|row| add(row, bias));
+/// Products of rows (T, I) with matrices of one layer that read them, and their biases: (T, O) each.
+fn linear<const N: usize>(model: &Model, x: &[f32], rounded: &mut Rounded, layers: [(&Linear, &mut Vec<f32>); N]) {
+    let mut layers = layers.map(|(layer, out)| {
+        out.resize(x.len() / layer.matrix.columns * layer.matrix.rows, 0.0);
+        (layer, out)
+    });
+    let mut products = layers.each_mut().map(|(layer, out)| (&layer.matrix, &mut out[..]));
+    multiply(model, x, rounded, &mut products);
+    for (layer, out) in layers {
+        if let Some(bias) = &layer.bias {
+            out.chunks_exact_mut(layer.matrix.rows).for_each(|row| add(row, bias));
+        }
     }
 }
 
-fn multiply(model: &Model, matrix: &Matrix, x: &[f32], rounded: &mut Rounded, out: &mut [f32]) {
-    let weights = model.weights(matrix);
-    if !matrix.is_quantized() {
-        return (model.kernels.multiply)(weights, x, out);
-    }
-    if !rounded.is_current {
+/// Products of rows (T, I) with matrices: (T, O) each. Of one row threads compute parts of the products.
+fn multiply(model: &Model, x: &[f32], rounded: &mut Rounded, products: &mut [(&Matrix, &mut [f32])]) {
+    if let (false, Some((matrix, _))) = (rounded.is_current, products.iter().find(|(matrix, _)| matrix.is_quantized()))
+    {
         (model.kernels.round)(x, matrix.columns, rounded);
         rounded.is_current = true;
     }
-    (model.kernels.multiply_rounded)(weights, rounded, out);
+    let rounded = &*rounded;
+    let product = |matrix: &Matrix, out: &mut [f32]| match matrix.is_quantized() {
+        true => (model.kernels.multiply_rounded)(model.weights(matrix), rounded, out),
+        false => (model.kernels.multiply)(model.weights(matrix), x, out),
+    };
+    let (team, bytes) = (model.team(), products.iter().map(|(matrix, _)| matrix.bytes()).sum::<usize>());
+    let is_shared =
+        team.size() > 1 && bytes >= WORTH_BYTES && products.iter().all(|(matrix, out)| out.len() == matrix.rows);
+    if !is_shared {
+        return products.iter_mut().for_each(|(matrix, out)| product(matrix, out));
+    }
+    let mut parts = Vec::new();
+    for (matrix, out) in products {
+        let rows = matrix.rows.div_ceil(2 * team.size()).next_multiple_of(PART_ROWS);
+        let starts = (0..matrix.rows).step_by(rows);
+        parts.extend(starts.zip(out.chunks_mut(rows)).map(|(row, out)| (matrix.part(row..row + out.len()), out)));
+    }
+    team.each(&mut parts, |(matrix, out)| product(matrix, out));
 }
 
 fn add(x: &mut [f32], added: &[f32]) {

@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use crate::error::Result;
 use crate::gguf::{Encoding, Gguf, TensorInfo};
-use crate::kernels::{scalar, Arrange, Kernels, Weights, GROUP};
+use crate::kernels::{scalar, Arrange, Kernels, Team, Weights, GROUP};
 use crate::math::{cos_sin, exp_f64, ln_f64};
 use crate::memory::{Bytes, Memory};
 
@@ -21,6 +21,8 @@ pub type Source = Arc<dyn Bytes>;
 /// Sizes beyond which a file is taken for damaged.
 const MOST: usize = 1 << 20;
 const MOST_CONTEXT: usize = 1 << 24;
+#[cfg(feature = "std")]
+const MOST_THREADS: usize = 256;
 
 /// Shape and constants.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +77,11 @@ impl Matrix {
         let bytes = self.row_bytes();
         let place = rows.start * bytes..rows.end.next_multiple_of(self.block) * bytes;
         Self { rows: rows.len(), place: self.place.start + place.start..self.place.start + place.end, ..self.clone() }
+    }
+
+    /// Of its weights.
+    pub fn bytes(&self) -> usize {
+        self.place.len()
     }
 
     fn row_bytes(&self) -> usize {
@@ -140,6 +147,7 @@ pub struct Model {
     pub turns: Vec<(f32, f32)>,
     source: Source,
     arranged: Option<Memory>,
+    team: Team,
 }
 
 impl Model {
@@ -192,7 +200,18 @@ impl Model {
             fail!(Unsupported, "{more} tensors of the file belong to no part of this architecture");
         }
         let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
-        let mut found = Self { config, kernels, embedding, head, final_norm, layers, turns, source, arranged: None };
+        let mut found = Self {
+            config,
+            kernels,
+            embedding,
+            head,
+            final_norm,
+            layers,
+            turns,
+            source,
+            arranged: None,
+            team: Team::default(),
+        };
         if let Some(how) = &kernels.arrange {
             found.arrange(how)?;
         }
@@ -223,6 +242,26 @@ impl Model {
         }
         self.arranged = Some(memory);
         Ok(())
+    }
+
+    /// Compute with so many threads from now on, the caller among them; the results are the same bits.
+    ///
+    /// # Errors
+    /// `Shape`: not from 1 to 256, or said before.
+    #[cfg(feature = "std")]
+    pub fn set_threads(&self, count: usize) -> Result<()> {
+        if !(1..=MOST_THREADS).contains(&count) {
+            fail!(Shape, "threads: expected 1 to {MOST_THREADS}, got {count}");
+        }
+        if !self.team.grow(count) {
+            fail!(Shape, "threads: their number is said once, and was");
+        }
+        Ok(())
+    }
+
+    /// Who computes.
+    pub fn team(&self) -> &Team {
+        &self.team
     }
 
     /// A matrix's weights.

@@ -27,6 +27,8 @@ use crate::decide::{Files, Trunk, TRUNK_FILE};
 use crate::error::{Kind, Result};
 use crate::json::{object, Value};
 use crate::kernels::Kernels;
+#[cfg(feature = "std")]
+use crate::model::Model;
 use crate::table::Table;
 use crate::verify::bundle::Bundle;
 use crate::verify::manifest::Manifest;
@@ -56,6 +58,8 @@ pub struct Program {
     tasks: Table<Runner>,
     /// By task and patient, see `key`.
     patients: Table<Patient>,
+    #[cfg(feature = "std")]
+    model: Arc<Model>,
 }
 
 impl Program {
@@ -82,7 +86,22 @@ impl Program {
             tasks.insert(name.clone(), runner);
         }
         let about = about(bundle.manifest(), &tasks);
-        Ok(Self { about, tasks, patients: Table::default() })
+        Ok(Self {
+            about,
+            tasks,
+            patients: Table::default(),
+            #[cfg(feature = "std")]
+            model: trunk.model,
+        })
+    }
+
+    /// Compute with so many threads from now on.
+    ///
+    /// # Errors
+    /// See `Model::set_threads`.
+    #[cfg(feature = "std")]
+    pub fn set_threads(&self, count: usize) -> Result<()> {
+        self.model.set_threads(count)
     }
 
     /// Answer one request; a failure is an answer too, and its kind beside it.

@@ -25,14 +25,14 @@ pub struct Session {
     length: usize,
     /// Final state (D,) of the last position appended; unknown at the start and after a rewind.
     last: Option<Vec<f32>>,
-    room: Room,
+    rooms: Vec<Room>,
 }
 
 impl Session {
     /// An empty sequence.
     pub fn new(model: Arc<Model>) -> Self {
         let cache = Cache::new(&model.config);
-        Self { model, cache, length: 0, last: None, room: Room::default() }
+        Self { model, cache, length: 0, last: None, rooms: Vec::new() }
     }
 
     /// The model.
@@ -93,12 +93,13 @@ impl Session {
         let states = if at.iter().any(|index| *index >= 0) { self.run(inputs)? } else { Vec::new() };
         let asked = rows.map_or(vocab, <[u32]>::len);
         let mut out = vec![0.0; at.len() * asked];
+        self.rooms.resize_with(self.rooms.len().max(1), Room::default);
         for (index, slot) in at.iter().zip(out.chunks_exact_mut(asked.max(1))) {
             let state = match (*index, &self.last) {
                 (-1, Some(last)) => last,
                 (index, _) => &states[index as usize * width..(index as usize + 1) * width],
             };
-            logits(&self.model, state, rows, &mut self.room, slot);
+            logits(&self.model, state, rows, &mut self.rooms[0], slot);
         }
         Ok(out)
     }
@@ -110,7 +111,7 @@ impl Session {
             cache: self.cache.clone(),
             length: self.length,
             last: self.last.clone(),
-            room: Room::default(),
+            rooms: Vec::new(),
         }
     }
 
@@ -161,7 +162,7 @@ impl Session {
                 self.model.embed(*id, row);
             }
         }
-        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.room);
+        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.rooms);
         Ok(x)
     }
 }

@@ -253,13 +253,20 @@ unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut
     assert!(out.len() >= count * rows && x.steps.len() >= count * groups && x.sums.len() >= count * groups);
     assert!(weights.bytes.len() >= rows.div_ceil(PANEL) * panel_bytes);
     for o in (0..rows).step_by(PANEL) {
-        let lanes = (rows - o).min(PANEL);
+        let (lanes, start) = ((rows - o).min(PANEL), o / PANEL * panel_bytes);
         let mut t = 0;
         while t < count {
+            if count >= 8 {
+                // The next panel is fetched bit by bit while this one is in use; one row alone reads as it comes.
+                let ahead = |t: usize| start + panel_bytes + panel_bytes * t / count / 64 * 64;
+                for at in (ahead(t)..ahead(count.min(t + 8))).step_by(64) {
+                    _mm_prefetch(weights.bytes.as_ptr().wrapping_add(at).cast(), _MM_HINT_T1);
+                }
+            }
             // SAFETY: the panel exists, so do rows t .. t + T of the activations, and room for `lanes` products of each.
             unsafe {
                 let tile = Tile {
-                    panel: weights.bytes.as_ptr().add(o / PANEL * panel_bytes),
+                    panel: weights.bytes.as_ptr().add(start),
                     groups,
                     values: x.values.as_ptr().add(t * columns),
                     steps: x.steps.as_ptr().add(t * groups),

@@ -17,6 +17,10 @@ mod neon;
 pub mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
+#[cfg(feature = "std")]
+mod team;
+#[cfg(feature = "std")]
+pub use team::Team;
 
 /// Weights in a group that share a step, in the file and in rounded activations.
 pub const GROUP: usize = 32;
@@ -104,6 +108,24 @@ pub struct Kernels {
     pub gate: fn(gate: &mut [f32], up: &[f32]),
     /// Root-mean-square norm of a row (D,) times a gain (D,).
     pub norm: fn(row: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]),
+}
+
+/// One thread, where the system knows no others.
+#[cfg(not(feature = "std"))]
+#[derive(Default)]
+pub struct Team;
+
+#[cfg(not(feature = "std"))]
+impl Team {
+    /// Threads that can work on a job.
+    pub fn size(&self) -> usize {
+        1
+    }
+
+    /// Do some work on every item.
+    pub fn each<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        items.iter_mut().for_each(work);
+    }
 }
 
 /// The fastest family that this processor has.

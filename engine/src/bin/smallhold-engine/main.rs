@@ -15,7 +15,8 @@ use smallhold_engine::verify::bundle::{clock, Bundle, Trust};
 use smallhold_engine::verify::keys::load_trusted_keys;
 use smallhold_engine::{fail, files, kernels};
 
-const HELP: &str = "usage: smallhold-engine BUNDLE [--task NAME]... [--kernels NAME] [--listen ADDRESS:PORT]
+const HELP: &str =
+    "usage: smallhold-engine BUNDLE [--task NAME]... [--kernels NAME] [--threads N] [--listen ADDRESS:PORT]
        (--trusted-keys DIRECTORY | --host-has-verified)
 
 Decide with a bundle. Requests are JSON objects, one a line on standard input, answers one a line on standard output;
@@ -30,6 +31,7 @@ with --listen they are bodies of POST /decide on a loopback address.
   --trusted-keys DIR     folder of public keys (*.pem); the bundle must be signed by one of them
   --host-has-verified    the caller has verified the bundle: only digests are checked
   --kernels NAME         avx512vnni, avx2, dotprod, neon, scalar; default: the fastest of this processor
+  --threads N            compute with N threads, which wait without spinning; default: 1; the answers are the same
   --listen ADDR:PORT     serve HTTP on a loopback address; port 0 takes a free one
 
 An app made by `smallhold bundle app` holds its bundle and its keys, and takes neither.
@@ -45,6 +47,7 @@ struct Options {
     bundle: Option<PathBuf>,
     tasks: Vec<String>,
     kernels: Option<String>,
+    threads: Option<usize>,
     listen: Option<String>,
     /// `None`: the host has verified the bundle.
     trusted_keys: Option<PathBuf>,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
 
 fn options(words: Vec<String>, is_app: bool) -> Result<Options> {
     let mut words = words.into_iter();
-    let (mut bundle, mut tasks, mut kernels, mut listen) = (None, Vec::new(), None, None);
+    let (mut bundle, mut tasks, mut kernels, mut listen, mut threads) = (None, Vec::new(), None, None, None);
     let (mut trusted_keys, mut host_has_verified) = (None, false);
     while let Some(word) = words.next() {
         let mut value = || match words.next() {
@@ -90,6 +93,7 @@ fn options(words: Vec<String>, is_app: bool) -> Result<Options> {
         match word.as_str() {
             "--task" => tasks.push(value()?),
             "--kernels" => kernels = Some(value()?),
+            "--threads" => threads = Some(count(&value()?)?),
             "--listen" => listen = Some(value()?),
             "--trusted-keys" => trusted_keys = Some(PathBuf::from(value()?)),
             "--host-has-verified" => host_has_verified = true,
@@ -103,7 +107,14 @@ fn options(words: Vec<String>, is_app: bool) -> Result<Options> {
     if !is_app && bundle.is_some() && trusted_keys.is_some() == host_has_verified {
         fail!(Shape, "expected --trusted-keys DIRECTORY, or --host-has-verified; see --help");
     }
-    Ok(Options { bundle, tasks, kernels, listen, trusted_keys })
+    Ok(Options { bundle, tasks, kernels, threads, listen, trusted_keys })
+}
+
+fn count(word: &str) -> Result<usize> {
+    match word.parse() {
+        Ok(count) => Ok(count),
+        Err(_) => fail!(Shape, "--threads {word}: expected a number"),
+    }
 }
 
 /// This very file, where it is an app.
@@ -129,7 +140,11 @@ fn load(options: &Options, app: Option<App>) -> Result<Program> {
         (None, None) => fail!(Shape, "expected a bundle; see --help"),
     };
     let tasks = if options.tasks.is_empty() { &bundle.manifest().tasks } else { &options.tasks };
-    Program::load(&bundle, tasks, kernels)
+    let program = Program::load(&bundle, tasks, kernels)?;
+    if let Some(count) = options.threads {
+        program.set_threads(count)?;
+    }
+    Ok(program)
 }
 
 /// Answer until the input ends; whether every request was answered.

@@ -72,6 +72,7 @@ def _library(path: Path) -> ctypes.CDLL:
             ("kernels", _TEXT, []),
             ("model_open", ctypes.c_int, [_TEXT, _TEXT, _POINTER, _POINTER, _TEXT]),
             ("model_from_bytes", ctypes.c_int, [_TEXT, _SIZE, _TEXT, _POINTER, _POINTER, _TEXT]),
+            ("model_set_threads", ctypes.c_int, [_POINTER, _SIZE, _TEXT]),
             ("model_free", None, [_POINTER]),
             ("session_new", _POINTER, [_POINTER]),
             ("session_fork", _POINTER, [_POINTER]),
@@ -103,15 +104,17 @@ class EngineBackend:
 
     name = "engine"
 
-    def __init__(self, gguf: Path | bytes, *, kernels: str | None = None) -> None:
+    def __init__(self, gguf: Path | bytes, *, kernels: str | None = None, num_threads: int = 1) -> None:
         """Map the weights.
 
         Args:
             gguf: The weight file, mapped and not copied; it must not be changed meanwhile. Or its bytes, copied.
             kernels: A family of `kernel_families`; None takes the fastest of this processor.
+            num_threads: Threads of every computation; they wait without spinning, and results are the same bits.
 
         Raises:
-            BackendError: the library is missing, or the file is no model that the engine computes.
+            BackendError: the library is missing, the file is no model that the engine computes, or the number of
+                threads is not from 1 to 256.
         """
         self.library = _library(find_library())
         handle, info = ctypes.c_void_p(), _Info()
@@ -127,6 +130,8 @@ class EngineBackend:
         self.vocab_size, self.width = int(info.vocab_size), int(info.width)
         self.context_length = int(info.context_length)
         weakref.finalize(self, self.library.smallhold_model_free, self.handle)
+        if num_threads != 1 and self.library.smallhold_model_set_threads(self.handle, num_threads, message):
+            raise BackendError(message.value.decode(errors="replace"))
 
     def session(self) -> EngineSession:
         """An empty sequence."""
