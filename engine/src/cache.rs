@@ -5,13 +5,51 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::model::Config;
+use crate::spare::Spare;
 
 /// Positions of a page.
 pub const PAGE: usize = 32;
 
+/// Bytes of pages that are kept for the next session.
+const MOST_SPARE: usize = 1 << 24;
+
 /// A page: keys and values of every layer and head, (L, 2, KV, PAGE, hd).
-#[derive(Clone)]
-struct Page(Vec<f32>);
+struct Page {
+    numbers: Vec<f32>,
+    spare: Arc<Pages>,
+}
+
+/// Pages of a model that no session holds. What a page held before stays there, and is written over before it is read.
+pub type Pages = Spare<Vec<f32>>;
+
+/// None so far, of a shape.
+pub fn pages(config: &Config) -> Pages {
+    Spare::new(MOST_SPARE / (page_len(config) * size_of::<f32>()))
+}
+
+fn page_len(config: &Config) -> usize {
+    config.layers * 2 * config.kv_heads * PAGE * config.head_dim
+}
+
+impl Page {
+    fn new(len: usize, spare: &Arc<Pages>) -> Self {
+        Self { numbers: spare.take().unwrap_or_else(|| vec![0.0; len]), spare: spare.clone() }
+    }
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.numbers.len(), &self.spare);
+        copy.numbers.copy_from_slice(&self.numbers);
+        copy
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.spare.put(core::mem::take(&mut self.numbers));
+    }
+}
 
 /// The cache of one session. A fork shares all pages; whoever writes first copies the one it writes to.
 #[derive(Clone)]
@@ -20,6 +58,7 @@ pub struct Cache {
     kv_heads: usize,
     head_dim: usize,
     page_len: usize,
+    spare: Arc<Pages>,
 }
 
 /// Which half of a page.
@@ -32,10 +71,10 @@ pub enum Half {
 }
 
 impl Cache {
-    /// An empty cache.
-    pub fn new(config: &Config) -> Self {
-        let page_len = config.layers * 2 * config.kv_heads * PAGE * config.head_dim;
-        Self { pages: Vec::new(), kv_heads: config.kv_heads, head_dim: config.head_dim, page_len }
+    /// An empty cache that takes pages from the spare ones.
+    pub fn new(config: &Config, spare: &Arc<Pages>) -> Self {
+        let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
+        Self { pages: Vec::new(), kv_heads, head_dim, page_len: page_len(config), spare: spare.clone() }
     }
 
     /// Bytes of all pages, shared ones included.
@@ -46,7 +85,7 @@ impl Cache {
     /// Make the pages of positions `from..to` present and this session's own.
     pub fn reserve(&mut self, from: usize, to: usize) {
         while self.pages.len() * PAGE < to {
-            self.pages.push(Arc::new(Page(vec![0.0; self.page_len])));
+            self.pages.push(Arc::new(Page::new(self.page_len, &self.spare)));
         }
         if to > from {
             for page in &mut self.pages[from / PAGE..to.div_ceil(PAGE)] {
@@ -65,7 +104,8 @@ impl Cache {
         let (head_dim, start) = (self.head_dim, self.start(layer, half, 0));
         for (i, heads) in numbers.chunks_exact(self.kv_heads * head_dim).enumerate() {
             let position = first + i;
-            let page = &mut Arc::make_mut(&mut self.pages[position / PAGE]).0[start + position % PAGE * head_dim..];
+            let page =
+                &mut Arc::make_mut(&mut self.pages[position / PAGE]).numbers[start + position % PAGE * head_dim..];
             for (head, numbers) in heads.chunks_exact(head_dim).enumerate() {
                 let at = head * PAGE * head_dim;
                 page[at..at + head_dim].copy_from_slice(numbers);
@@ -76,7 +116,7 @@ impl Cache {
     /// Keys or values (PAGE, hd) of one head in one page.
     pub fn read(&self, layer: usize, half: Half, head: usize, page: usize) -> &[f32] {
         let start = self.start(layer, half, head);
-        &self.pages[page].0[start..start + PAGE * self.head_dim]
+        &self.pages[page].numbers[start..start + PAGE * self.head_dim]
     }
 
     fn start(&self, layer: usize, half: Half, head: usize) -> usize {

@@ -26,6 +26,7 @@ pub mod model;
 pub mod program;
 pub mod session;
 pub mod signal;
+mod spare;
 pub mod table;
 pub mod tokenizer;
 pub mod verify;

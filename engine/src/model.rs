@@ -9,11 +9,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::cache::{self, Pages};
 use crate::error::Result;
+use crate::forward::Room;
 use crate::gguf::{Encoding, Gguf, TensorInfo};
 use crate::kernels::{scalar, Arrange, Kernels, Team, Weights, GROUP};
 use crate::math::{cos_sin, exp_f64, ln_f64};
 use crate::memory::{Bytes, Memory};
+use crate::spare::Spare;
 
 /// Bytes that somebody keeps alive: a memory map, or a vector.
 pub type Source = Arc<dyn Bytes>;
@@ -21,6 +24,8 @@ pub type Source = Arc<dyn Bytes>;
 /// Sizes beyond which a file is taken for damaged.
 const MOST: usize = 1 << 20;
 const MOST_CONTEXT: usize = 1 << 24;
+/// Sessions that have ended whose room the next ones find.
+const MOST_ROOMS: usize = 2;
 #[cfg(feature = "std")]
 const MOST_THREADS: usize = 256;
 
@@ -145,6 +150,10 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// Cosine and sine of every position and turning pair, (context, rotary_dim / 2).
     pub turns: Vec<(f32, f32)>,
+    /// Of the cache, without a session.
+    pub(crate) pages: Arc<Pages>,
+    /// Of the forward pass, without a session.
+    pub(crate) rooms: Spare<Vec<Room>>,
     source: Source,
     arranged: Option<Memory>,
     team: Team,
@@ -201,6 +210,8 @@ impl Model {
         }
         let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
         let mut found = Self {
+            pages: Arc::new(cache::pages(&config)),
+            rooms: Spare::new(MOST_ROOMS),
             config,
             kernels,
             embedding,

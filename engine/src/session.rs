@@ -28,11 +28,18 @@ pub struct Session {
     rooms: Vec<Room>,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.model.rooms.put(core::mem::take(&mut self.rooms));
+    }
+}
+
 impl Session {
     /// An empty sequence.
     pub fn new(model: Arc<Model>) -> Self {
-        let cache = Cache::new(&model.config);
-        Self { model, cache, length: 0, last: None, rooms: Vec::new() }
+        let cache = Cache::new(&model.config, &model.pages);
+        let rooms = model.rooms.take().unwrap_or_default();
+        Self { model, cache, length: 0, last: None, rooms }
     }
 
     /// The model.
@@ -111,7 +118,7 @@ impl Session {
             cache: self.cache.clone(),
             length: self.length,
             last: self.last.clone(),
-            rooms: Vec::new(),
+            rooms: self.model.rooms.take().unwrap_or_default(),
         }
     }
 
