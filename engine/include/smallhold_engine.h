@@ -88,6 +88,20 @@ int smallhold_session_score(smallhold_session *session, const uint32_t *tokens, 
                             const int64_t *at, size_t num_at, const uint32_t *rows, size_t num_rows, float *out,
                             char *message);
 
+/* How the next token is chosen: logits are divided by `temperature`, 0 takes the most probable token always; among the
+ * `top_k` most probable ones, 0: all; among the fewest that together reach the probability `top_p`, 1: all. */
+typedef struct {
+  float temperature;
+  float top_p;
+  uint64_t seed; /* the same seed draws the same tokens */
+  uint32_t top_k;
+} smallhold_sampling;
+
+/* Go on with at most `most` tokens, known directly after an append; they are appended, and written to `out`, their
+ * number to `count`. One of `stop` ends the text and is not part of it. `how`: NULL takes the most probable always. */
+int smallhold_session_generate(smallhold_session *session, const smallhold_sampling *how, const uint32_t *stop,
+                               size_t num_stop, size_t most, uint32_t *out, size_t *count, char *message);
+
 /* The signal encoder of a task: embeddings (count, D) of channels (count, C), or, where `count` is 0, the embedding (D,)
  * of static features (S,) that begins a sequence. */
 typedef struct smallhold_signal smallhold_signal;

@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::kernels::{self, Kernels};
 use crate::model::{Model, Source};
+use crate::sample::Sampling;
 use crate::session::{Inputs, Session};
 use crate::signal::SignalEncoder;
 
@@ -317,6 +318,54 @@ pub unsafe extern "C" fn smallhold_session_score(
         Ok(())
     };
     told(message, score())
+}
+
+/// How tokens are chosen; see `Sampling`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SamplingInC {
+    temperature: f32,
+    top_p: f32,
+    seed: u64,
+    top_k: u32,
+}
+
+/// Go on with at most `most` tokens, which are appended and written to `out`, their number to `count`.
+///
+/// # Safety
+/// See the head of the file; `how` is null (greedy) or valid, `stop` holds `num_stop` ids, `out` has room for `most`.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_session_generate(
+    session: *mut Session,
+    how: *const SamplingInC,
+    stop: *const u32,
+    num_stop: usize,
+    most: usize,
+    out: *mut u32,
+    count: *mut usize,
+    message: Message,
+) -> c_int {
+    let generate = || -> Result<()> {
+        if out.is_null() || count.is_null() {
+            return Err(shape("a null pointer in place of room for tokens"));
+        }
+        // SAFETY: the caller's promise.
+        let (session, how, stop) = unsafe { (&mut *session, how.as_ref(), array(stop, num_stop)?) };
+        let how = how.map_or(Sampling::default(), |how| Sampling {
+            temperature: how.temperature,
+            top_k: how.top_k,
+            top_p: how.top_p,
+            seed: how.seed,
+        });
+        let found = session.generate(most, how, stop)?;
+        // SAFETY: the caller gave room for `most` tokens, and there are no more.
+        unsafe {
+            std::ptr::copy_nonoverlapping(found.as_ptr(), out, found.len());
+            *count = found.len();
+        }
+        Ok(())
+    };
+    told(message, generate())
 }
 
 /// Read a signal encoder from memory; its weights are copied.

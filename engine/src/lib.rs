@@ -24,6 +24,7 @@ pub mod math;
 pub mod memory;
 pub mod model;
 pub mod program;
+pub mod sample;
 pub mod session;
 pub mod signal;
 mod spare;

@@ -26,7 +26,7 @@ from smallhold.decide.signal_encoder import SignalEncoder
 from smallhold.device.backends import engine
 from smallhold.device.backends.engine import EngineBackend, kernel_families
 from smallhold.device.backends.reference import ReferenceBackend
-from smallhold.errors import BackendError
+from smallhold.errors import BackendError, CapacityError, ShapeError
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -111,6 +111,32 @@ def test_threads_share_the_parts_of_large_matrices(make_checkpoint: Callable[...
             session.append([token])
         found.append(session.score([], [-1]))
     np.testing.assert_array_equal(found[1], found[0])
+
+
+def test_free_text_is_greedy_or_drawn_by_a_seed(weights: bytes) -> None:
+    backend = EngineBackend(weights)
+    start = backend.session()
+    start.append([5, 6, 7])
+    greedy = start.fork()
+    expected, step = [], start.fork()
+    for _ in range(20):
+        expected.append(int(step.score([], [-1])[0].argmax()))
+        step.append([expected[-1]])
+    assert greedy.generate(20) == expected
+    assert greedy.length == 23
+    np.testing.assert_array_equal(greedy.score([], [-1]), step.score([], [-1]))
+    cut = expected.index(expected[10])
+    assert start.fork().generate(20, stop=[expected[10]]) == expected[:cut]
+    drawn = [start.fork().generate(20, temperature=100.0, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert start.fork().generate(20, temperature=2.0, top_k=1, seed=3) == expected
+    assert start.fork().generate(0) == []
+    with pytest.raises(ShapeError, match="top_p"):
+        start.fork().generate(1, temperature=1.0, top_p=0.0)
+    with pytest.raises(CapacityError, match="160"):
+        start.fork().generate(158)
+    with pytest.raises(ShapeError):
+        backend.session().generate(1)
 
 
 def test_forks_share_pages_and_nothing_else(weights: bytes) -> None:

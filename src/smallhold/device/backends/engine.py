@@ -36,6 +36,15 @@ _NAME = {"darwin": "libsmallhold_engine.dylib", "win32": "smallhold_engine.dll"}
 _POINTER, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
 
 
+class _Sampling(ctypes.Structure):
+    _fields_ = [
+        ("temperature", ctypes.c_float),
+        ("top_p", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+        ("top_k", ctypes.c_uint32),
+    ]
+
+
 class _Info(ctypes.Structure):
     _fields_ = [
         ("vocab_size", ctypes.c_uint64),
@@ -85,6 +94,11 @@ def _library(path: Path) -> ctypes.CDLL:
                 "session_score",
                 ctypes.c_int,
                 [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _TEXT],
+            ),
+            (
+                "session_generate",
+                ctypes.c_int,
+                [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _TEXT],
             ),
         ):
             function = getattr(library, f"smallhold_{name}")
@@ -199,6 +213,51 @@ class EngineSession:
             self._message,
         )
         return logits
+
+    def generate(
+        self,
+        most: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[int] = (),
+    ) -> list[int]:
+        """Go on with at most `most` tokens, which are appended.
+
+        Args:
+            most: Tokens at most.
+            temperature: Divides the logits; 0 takes the most probable token always.
+            top_k: Choose among so many of the most probable tokens; 0 = all.
+            top_p: Choose among the fewest that together are as probable as this; 1 = all.
+            seed: The same seed draws the same tokens.
+            stop: Tokens that end the text and are not part of it.
+
+        Raises:
+            CapacityError: the context has no room for so many; the session is unchanged.
+            ShapeError: nothing was appended just before, or a setting lies outside its range.
+        """
+        check_at([-1], 0, self._is_last_known)
+        check_capacity(self.length, most, self._backend.context_length)
+        if not (0 <= top_k < 2**32 and 0 <= seed < 2**64):
+            raise ShapeError(f"top_k: expected 0 to 2**32 - 1, got {top_k}; seed: 0 to 2**64 - 1, got {seed}")
+        how, ends = _Sampling(temperature, top_p, seed, top_k), np.array(stop, dtype=np.uint32)
+        tokens, count = np.empty(max(most, 1), dtype=np.uint32), ctypes.c_size_t()
+        _check(
+            self._library.smallhold_session_generate(
+                self._handle,
+                ctypes.byref(how),
+                _address(ends),
+                len(ends),
+                most,
+                _address(tokens),
+                ctypes.byref(count),
+                self._message,
+            ),
+            self._message,
+        )
+        return [int(token) for token in tokens[: count.value]]
 
     def fork(self) -> EngineSession:
         """See `Session.fork`."""
