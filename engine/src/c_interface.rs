@@ -168,6 +168,23 @@ pub unsafe extern "C" fn smallhold_model_set_threads(model: *const Model, count:
     told(message, unsafe { &*model }.set_threads(count))
 }
 
+/// Keep keys and values of sessions that begin from now on in 8 bits, or in 32.
+///
+/// # Safety
+/// See the head of the file.
+#[no_mangle]
+pub unsafe extern "C" fn smallhold_model_set_cache_bits(model: *const Model, bits: usize, message: Message) -> c_int {
+    let set = || match bits {
+        8 | 32 => {
+            // SAFETY: the caller's promise.
+            unsafe { &*model }.set_cache_rounded(bits == 8);
+            Ok(())
+        }
+        _ => Err(shape(&format!("cache bits: expected 8 or 32, got {bits}"))),
+    };
+    told(message, set())
+}
+
 /// Let go of a model; sessions that are open keep it alive.
 ///
 /// # Safety

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::kernels::scalar::to_nearest;
 use crate::model::Config;
 use crate::spare::Spare;
 
@@ -15,39 +16,75 @@ const MOST_SPARE: usize = 1 << 24;
 
 /// A page: keys and values of every layer and head, (L, 2, KV, PAGE, hd).
 struct Page {
-    numbers: Vec<f32>,
+    numbers: Numbers,
     spare: Arc<Pages>,
 }
 
-/// Pages of a model that no session holds. What a page held before stays there, and is written over before it is read.
-pub type Pages = Spare<Vec<f32>>;
-
-/// None so far, of a shape.
-pub fn pages(config: &Config) -> Pages {
-    Spare::new(MOST_SPARE / (page_len(config) * size_of::<f32>()))
+/// Numbers as they are, or 8-bit integers and a step for each vector of a head.
+enum Numbers {
+    Exact(Vec<f32>),
+    Rounded { integers: Vec<i8>, steps: Vec<f32> },
 }
 
-fn page_len(config: &Config) -> usize {
-    config.layers * 2 * config.kv_heads * PAGE * config.head_dim
+/// Pages of a model that no session holds. What a page held before stays there, and is written over before it is read.
+pub struct Pages {
+    spare: Spare<Numbers>,
+    /// Vectors of a page.
+    vectors: usize,
+    head_dim: usize,
+    is_rounded: bool,
+}
+
+impl Pages {
+    /// None so far, of a shape; numbers in them are rounded to 8 bits or not.
+    pub fn new(config: &Config, is_rounded: bool) -> Self {
+        let (vectors, head_dim) = (config.layers * 2 * config.kv_heads * PAGE, config.head_dim);
+        let mut found = Self { spare: Spare::new(0), vectors, head_dim, is_rounded };
+        found.spare = Spare::new(MOST_SPARE / found.bytes());
+        found
+    }
+
+    /// Bytes of a page.
+    fn bytes(&self) -> usize {
+        match self.is_rounded {
+            true => self.vectors * (self.head_dim + size_of::<f32>()),
+            false => self.vectors * self.head_dim * size_of::<f32>(),
+        }
+    }
+
+    fn take(&self) -> Numbers {
+        let len = self.vectors * self.head_dim;
+        self.spare.take().unwrap_or_else(|| match self.is_rounded {
+            true => Numbers::Rounded { integers: vec![0; len], steps: vec![0.0; self.vectors] },
+            false => Numbers::Exact(vec![0.0; len]),
+        })
+    }
 }
 
 impl Page {
-    fn new(len: usize, spare: &Arc<Pages>) -> Self {
-        Self { numbers: spare.take().unwrap_or_else(|| vec![0.0; len]), spare: spare.clone() }
+    fn new(spare: &Arc<Pages>) -> Self {
+        Self { numbers: spare.take(), spare: spare.clone() }
     }
 }
 
 impl Clone for Page {
     fn clone(&self) -> Self {
-        let mut copy = Self::new(self.numbers.len(), &self.spare);
-        copy.numbers.copy_from_slice(&self.numbers);
+        let mut copy = Self::new(&self.spare);
+        match (&mut copy.numbers, &self.numbers) {
+            (Numbers::Exact(to), Numbers::Exact(from)) => to.copy_from_slice(from),
+            (Numbers::Rounded { integers, steps }, Numbers::Rounded { integers: i, steps: s }) => {
+                integers.copy_from_slice(i);
+                steps.copy_from_slice(s);
+            }
+            _ => unreachable!("pages of one cache are of one kind"),
+        }
         copy
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.spare.put(core::mem::take(&mut self.numbers));
+        self.spare.spare.put(core::mem::replace(&mut self.numbers, Numbers::Exact(Vec::new())));
     }
 }
 
@@ -56,8 +93,6 @@ impl Drop for Page {
 pub struct Cache {
     pages: Vec<Arc<Page>>,
     kv_heads: usize,
-    head_dim: usize,
-    page_len: usize,
     spare: Arc<Pages>,
 }
 
@@ -73,19 +108,18 @@ pub enum Half {
 impl Cache {
     /// An empty cache that takes pages from the spare ones.
     pub fn new(config: &Config, spare: &Arc<Pages>) -> Self {
-        let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
-        Self { pages: Vec::new(), kv_heads, head_dim, page_len: page_len(config), spare: spare.clone() }
+        Self { pages: Vec::new(), kv_heads: config.kv_heads, spare: spare.clone() }
     }
 
     /// Bytes of all pages, shared ones included.
     pub fn bytes(&self) -> usize {
-        self.pages.len() * self.page_len * core::mem::size_of::<f32>()
+        self.pages.len() * self.spare.bytes()
     }
 
     /// Make the pages of positions `from..to` present and this session's own.
     pub fn reserve(&mut self, from: usize, to: usize) {
         while self.pages.len() * PAGE < to {
-            self.pages.push(Arc::new(Page::new(self.page_len, &self.spare)));
+            self.pages.push(Arc::new(Page::new(&self.spare)));
         }
         if to > from {
             for page in &mut self.pages[from / PAGE..to.div_ceil(PAGE)] {
@@ -101,25 +135,68 @@ impl Cache {
 
     /// Write keys or values (n, KV, hd) of positions from `first` on, whose pages are this session's own.
     pub fn write(&mut self, layer: usize, half: Half, first: usize, numbers: &[f32]) {
-        let (head_dim, start) = (self.head_dim, self.start(layer, half, 0));
-        for (i, heads) in numbers.chunks_exact(self.kv_heads * head_dim).enumerate() {
+        let (width, start) = (self.spare.head_dim, self.first_vector(layer, half, 0));
+        for (i, heads) in numbers.chunks_exact(self.kv_heads * width).enumerate() {
             let position = first + i;
-            let page =
-                &mut Arc::make_mut(&mut self.pages[position / PAGE]).numbers[start + position % PAGE * head_dim..];
-            for (head, numbers) in heads.chunks_exact(head_dim).enumerate() {
-                let at = head * PAGE * head_dim;
-                page[at..at + head_dim].copy_from_slice(numbers);
+            let page = &mut Arc::make_mut(&mut self.pages[position / PAGE]).numbers;
+            for (head, from) in heads.chunks_exact(width).enumerate() {
+                let at = start + head * PAGE + position % PAGE;
+                match page {
+                    Numbers::Exact(numbers) => numbers[at * width..(at + 1) * width].copy_from_slice(from),
+                    Numbers::Rounded { integers, steps } => {
+                        steps[at] = round(from, &mut integers[at * width..(at + 1) * width]);
+                    }
+                }
             }
         }
     }
 
-    /// Keys or values (PAGE, hd) of one head in one page.
-    pub fn read(&self, layer: usize, half: Half, head: usize, page: usize) -> &[f32] {
-        let start = self.start(layer, half, head);
-        &self.pages[page].numbers[start..start + PAGE * self.head_dim]
+    /// Numbers of the room that `read` needs.
+    pub fn room(&self) -> usize {
+        if self.spare.is_rounded {
+            PAGE * self.spare.head_dim
+        } else {
+            0
+        }
     }
 
-    fn start(&self, layer: usize, half: Half, head: usize) -> usize {
-        ((layer * 2 + half as usize) * self.kv_heads + head) * PAGE * self.head_dim
+    /// The first `count` keys or values (count, hd) of one head in one page; rounded ones are widened into `room`.
+    pub fn read<'a>(
+        &'a self,
+        layer: usize,
+        half: Half,
+        head: usize,
+        page: usize,
+        count: usize,
+        room: &'a mut [f32],
+    ) -> &'a [f32] {
+        let (width, start) = (self.spare.head_dim, self.first_vector(layer, half, head));
+        match &self.pages[page].numbers {
+            Numbers::Exact(numbers) => &numbers[start * width..(start + count) * width],
+            Numbers::Rounded { integers, steps } => {
+                let vectors = integers[start * width..].chunks_exact(width).zip(&steps[start..start + count]);
+                for ((integers, step), out) in vectors.zip(room.chunks_exact_mut(width)) {
+                    for (slot, integer) in out.iter_mut().zip(integers) {
+                        *slot = f32::from(*integer) * step;
+                    }
+                }
+                &room[..count * width]
+            }
+        }
     }
+
+    fn first_vector(&self, layer: usize, half: Half, head: usize) -> usize {
+        ((layer * 2 + half as usize) * self.kv_heads + head) * PAGE
+    }
+}
+
+/// Round a vector by its largest number, which becomes 127 or -127; the step.
+fn round(numbers: &[f32], out: &mut [i8]) -> f32 {
+    let largest = numbers.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let step = largest / 127.0;
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    for (slot, x) in out.iter_mut().zip(numbers) {
+        *slot = to_nearest(x * inverse);
+    }
+    step
 }

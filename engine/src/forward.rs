@@ -175,6 +175,7 @@ impl Heads<'_> {
         let scale = 1.0 / crate::math::sqrt(width as f32);
         let (per_position, first) = (config.heads * width, kv_heads.start * group);
         let (count, heads) = (self.query.len() / per_position, kv_heads.len() * group);
+        let mut room = vec![0.0; self.cache.room()];
         for tile in (0..count).step_by(TILE) {
             let end = count.min(tile + TILE);
             // Queries that read the same keys: their place, the place of their weights, and what they see of a page.
@@ -188,7 +189,8 @@ impl Heads<'_> {
             let pages = (past + end).div_ceil(PAGE);
             for page in 0..pages {
                 for kv_head in kv_heads.clone() {
-                    let keys = self.cache.read(self.layer, Half::Keys, kv_head, page);
+                    let most = (past + end - page * PAGE).min(PAGE);
+                    let keys = self.cache.read(self.layer, Half::Keys, kv_head, page, most, &mut room);
                     for (here, at, seen) in queries(kv_head, page) {
                         let query = &self.query[first * width + here..][..width];
                         (kernels.scores)(query, &keys[..seen * width], &mut weights[at..at + seen]);
@@ -202,7 +204,8 @@ impl Heads<'_> {
             }
             for page in 0..pages {
                 for kv_head in kv_heads.clone() {
-                    let values = self.cache.read(self.layer, Half::Values, kv_head, page);
+                    let most = (past + end - page * PAGE).min(PAGE);
+                    let values = self.cache.read(self.layer, Half::Values, kv_head, page, most, &mut room);
                     for (here, at, seen) in queries(kv_head, page) {
                         let sum = &mut mixed[here..here + width];
                         (kernels.add_weighted)(&weights[at..at + seen], &values[..seen * width], sum);

@@ -8,8 +8,9 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cache::{self, Pages};
+use crate::cache::Pages;
 use crate::error::Result;
 use crate::forward::Room;
 use crate::gguf::{Encoding, Gguf, TensorInfo};
@@ -151,7 +152,8 @@ pub struct Model {
     /// Cosine and sine of every position and turning pair, (context, rotary_dim / 2).
     pub turns: Vec<(f32, f32)>,
     /// Of the cache, without a session.
-    pub(crate) pages: Arc<Pages>,
+    pages: [Arc<Pages>; 2],
+    is_cache_rounded: AtomicBool,
     /// Of the forward pass, without a session.
     pub(crate) rooms: Spare<Vec<Room>>,
     source: Source,
@@ -210,7 +212,8 @@ impl Model {
         }
         let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
         let mut found = Self {
-            pages: Arc::new(cache::pages(&config)),
+            pages: [false, true].map(|is_rounded| Arc::new(Pages::new(&config, is_rounded))),
+            is_cache_rounded: AtomicBool::new(false),
             rooms: Spare::new(MOST_ROOMS),
             config,
             kernels,
@@ -268,6 +271,16 @@ impl Model {
             fail!(Shape, "threads: their number is said once, and was");
         }
         Ok(())
+    }
+
+    /// Round the caches of sessions that begin from now on to 8 bits, each vector of a head by itself, or do not.
+    pub fn set_cache_rounded(&self, is_rounded: bool) {
+        self.is_cache_rounded.store(is_rounded, Ordering::Relaxed);
+    }
+
+    /// Pages for a new session.
+    pub(crate) fn pages(&self) -> &Arc<Pages> {
+        &self.pages[usize::from(self.is_cache_rounded.load(Ordering::Relaxed))]
     }
 
     /// Who computes.

@@ -37,7 +37,7 @@ impl Drop for Session {
 impl Session {
     /// An empty sequence.
     pub fn new(model: Arc<Model>) -> Self {
-        let cache = Cache::new(&model.config, &model.pages);
+        let cache = Cache::new(&model.config, model.pages());
         let rooms = model.rooms.take().unwrap_or_default();
         Self { model, cache, length: 0, last: None, rooms }
     }

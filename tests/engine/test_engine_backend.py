@@ -113,6 +113,25 @@ def test_threads_share_the_parts_of_large_matrices(make_checkpoint: Callable[...
     np.testing.assert_array_equal(found[1], found[0])
 
 
+def test_a_cache_in_8_bits_is_a_quarter_and_nearly_as_exact(weights: bytes) -> None:
+    tokens = np.random.default_rng(3).integers(0, 259, 150).tolist()
+    for family in kernel_families():
+        exact = EngineBackend(weights, kernels=family).session()
+        backend = EngineBackend(weights, kernels=family, cache_bits=8)
+        rounded, pieces = backend.session(), backend.session()
+        expected, found = all_logits(exact, tokens), all_logits(rounded, tokens)
+        error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert 0 < error.max() < 0.03, family
+        assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98
+        for start, end in ((0, 1), (1, 33), (33, 150)):
+            np.testing.assert_array_equal(all_logits(pieces.fork(), tokens[start:end]), found[start:end])
+            pieces.append(tokens[start:end])
+        exact.append(tokens)
+        assert pieces.kv_bytes / exact.kv_bytes == (16 + 4) / (4 * 16)  # heads of 16 integers and a step
+    with pytest.raises(BackendError, match="cache bits: expected 8 or 32, got 4"):
+        EngineBackend(weights, cache_bits=4)
+
+
 def test_free_text_is_greedy_or_drawn_by_a_seed(weights: bytes) -> None:
     backend = EngineBackend(weights)
     start = backend.session()

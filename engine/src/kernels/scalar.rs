@@ -33,7 +33,7 @@ pub fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
 }
 
 /// The nearest whole number, halves to even, as processors round.
-fn to_nearest(x: f32) -> i8 {
+pub fn to_nearest(x: f32) -> i8 {
     // Adding 1.5 * 2^23 leaves no room for a fraction: the sum is rounded to a whole number by the processor.
     const MAGIC: f32 = 12_582_912.0;
     ((x + MAGIC) - MAGIC) as i8
