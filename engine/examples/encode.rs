@@ -33,7 +33,7 @@ fn serve(words: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = open(tokens, merges, PreTokenizer::of(pre)?)?;
     let (mut input, mut output) = (io::stdin().lock(), BufWriter::new(io::stdout().lock()));
     while let Some(text) = next_text(&mut input)? {
-        let ids = tokenizer.encode(&text, special);
+        let ids = tokenizer.encode(&text, special)?;
         if tokenizer.decode_with_control(&ids) != text.as_bytes() {
             return Err(format!("{} ids do not decode to their text", ids.len()).into());
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::kernels::{self, Kernels};
+use crate::memory;
 use crate::model::{Model, Source};
 use crate::sample::Sampling;
 use crate::session::{Inputs, Session};
@@ -117,7 +118,8 @@ pub unsafe extern "C" fn smallhold_model_from_bytes(
     message: Message,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    told(message, unsafe { array(data, len).and_then(|data| load(Arc::new(data.to_vec()), kernels, model, info)) })
+    let read = || unsafe { load(Arc::new(memory::copied(array(data, len)?)?), kernels, model, info) };
+    told(message, read())
 }
 
 /// A family by name, or the fastest where there is none.

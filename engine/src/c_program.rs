@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::c_interface::{array, family, shape, told, Message};
 use crate::error::{Kind, Result};
+use crate::memory;
 use crate::model::Source;
 use crate::program::Program;
 use crate::verify::bundle::{Bundle, Trust};
@@ -64,7 +65,7 @@ pub unsafe extern "C" fn smallhold_program_from_bytes(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let read = || unsafe {
-        let file: Source = Arc::new(array(data, len)?.to_vec());
+        let file: Source = Arc::new(memory::copied(array(data, len)?)?);
         load(|trust| Bundle::from_part(&file, 0..len, trust, (now > 0).then_some(now)), keys, kernels, program)
     };
     told(message, read())
@@ -133,12 +134,21 @@ pub unsafe extern "C" fn smallhold_program_ask(
     let (asked, request) = unsafe { (&mut *program, array(request, len).unwrap_or(&[])) };
     let (value, failure) = asked.program.ask(request);
     asked.answer.clear();
-    value.write(&mut asked.answer);
-    asked.answer.push('\0'); // JSON holds no other: a zero in a text is written as \u0000
-                             // SAFETY: the caller gave room.
-    unsafe { *answer = asked.answer.as_ptr().cast() };
-    failure.map_or(0, |kind| kind as c_int)
+    // JSON holds no other zero: one in a text is written as \u0000.
+    let is_written = value.write(&mut memory::Growing(&mut asked.answer)).is_ok()
+        && memory::push_str(&mut asked.answer, "\0").is_ok();
+    let words = if is_written { asked.answer.as_str() } else { NO_MEMORY };
+    // SAFETY: the caller gave room.
+    unsafe { *answer = words.as_ptr().cast() };
+    if is_written {
+        failure.map_or(0, |kind| kind as c_int)
+    } else {
+        Kind::Memory as c_int
+    }
 }
+
+/// The answer where there is no room for the answer.
+const NO_MEMORY: &str = "{\"error\":{\"kind\":\"memory\",\"message\":\"no memory left for the answer\"}}\0";
 
 /// Let go of a program, its patients and its newest answer.
 ///

@@ -1,10 +1,11 @@
 //! Keys and values of the positions that a session holds, in pages that sessions share until one of them writes.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::error::Result;
 use crate::kernels::scalar::to_nearest;
+use crate::memory;
 use crate::model::Config;
 use crate::spare::Spare;
 
@@ -38,7 +39,8 @@ pub struct Pages {
 impl Pages {
     /// None so far, of a shape; numbers in them are rounded to 8 bits or not.
     pub fn new(config: &Config, is_rounded: bool) -> Self {
-        let (vectors, head_dim) = (config.layers * 2 * config.kv_heads * PAGE, config.head_dim);
+        let parts = [config.layers, 2, config.kv_heads, PAGE];
+        let (vectors, head_dim) = (parts.into_iter().fold(1, usize::saturating_mul), config.head_dim);
         let mut found = Self { spare: Spare::new(0), vectors, head_dim, is_rounded };
         found.spare = Spare::new(MOST_SPARE / found.bytes());
         found
@@ -46,30 +48,31 @@ impl Pages {
 
     /// Bytes of a page.
     fn bytes(&self) -> usize {
-        match self.is_rounded {
-            true => self.vectors * (self.head_dim + size_of::<f32>()),
-            false => self.vectors * self.head_dim * size_of::<f32>(),
-        }
+        self.vectors.saturating_mul(match self.is_rounded {
+            true => self.head_dim + size_of::<f32>(),
+            false => self.head_dim.saturating_mul(size_of::<f32>()),
+        })
     }
 
-    fn take(&self) -> Numbers {
-        let len = self.vectors * self.head_dim;
-        self.spare.take().unwrap_or_else(|| match self.is_rounded {
-            true => Numbers::Rounded { integers: vec![0; len], steps: vec![0.0; self.vectors] },
-            false => Numbers::Exact(vec![0.0; len]),
+    fn take(&self) -> Result<Numbers> {
+        if let Some(numbers) = self.spare.take() {
+            return Ok(numbers);
+        }
+        let len = self.vectors.saturating_mul(self.head_dim);
+        Ok(match self.is_rounded {
+            true => Numbers::Rounded { integers: memory::filled(0, len)?, steps: memory::filled(0.0, self.vectors)? },
+            false => Numbers::Exact(memory::filled(0.0, len)?),
         })
     }
 }
 
 impl Page {
-    fn new(spare: &Arc<Pages>) -> Self {
-        Self { numbers: spare.take(), spare: spare.clone() }
+    fn new(spare: &Arc<Pages>) -> Result<Self> {
+        Ok(Self { numbers: spare.take()?, spare: spare.clone() })
     }
-}
 
-impl Clone for Page {
-    fn clone(&self) -> Self {
-        let mut copy = Self::new(&self.spare);
+    fn copied(&self) -> Result<Self> {
+        let mut copy = Self::new(&self.spare)?;
         match (&mut copy.numbers, &self.numbers) {
             (Numbers::Exact(to), Numbers::Exact(from)) => to.copy_from_slice(from),
             (Numbers::Rounded { integers, steps }, Numbers::Rounded { integers: i, steps: s }) => {
@@ -78,7 +81,7 @@ impl Clone for Page {
             }
             _ => unreachable!("pages of one cache are of one kind"),
         }
-        copy
+        Ok(copy)
     }
 }
 
@@ -117,15 +120,21 @@ impl Cache {
     }
 
     /// Make the pages of positions `from..to` present and this session's own.
-    pub fn reserve(&mut self, from: usize, to: usize) {
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much; the positions below `from` are as they were.
+    pub fn reserve(&mut self, from: usize, to: usize) -> Result<()> {
         while self.pages.len() * PAGE < to {
-            self.pages.push(Arc::new(Page::new(&self.spare)));
+            memory::push(&mut self.pages, Arc::new(Page::new(&self.spare)?))?;
         }
         if to > from {
             for page in &mut self.pages[from / PAGE..to.div_ceil(PAGE)] {
-                Arc::make_mut(page);
+                if Arc::get_mut(page).is_none() {
+                    *page = Arc::new(page.copied()?);
+                }
             }
         }
+        Ok(())
     }
 
     /// Let go of pages that hold no position below `length`.
@@ -138,7 +147,10 @@ impl Cache {
         let (width, start) = (self.spare.head_dim, self.first_vector(layer, half, 0));
         for (i, heads) in numbers.chunks_exact(self.kv_heads * width).enumerate() {
             let position = first + i;
-            let page = &mut Arc::make_mut(&mut self.pages[position / PAGE]).numbers;
+            let Some(page) = Arc::get_mut(&mut self.pages[position / PAGE]) else {
+                unreachable!("reserve made the page this session's own");
+            };
+            let page = &mut page.numbers;
             for (head, from) in heads.chunks_exact(width).enumerate() {
                 let at = start + head * PAGE + position % PAGE;
                 match page {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bytes::Bytes;
 use crate::error::{Error, Kind, Result};
-use crate::memory::Bytes;
 use crate::model::Source;
 
 /// A file's bytes for as long as somebody holds them.

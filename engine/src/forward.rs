@@ -11,8 +11,10 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::cache::{Cache, Half, PAGE};
-use crate::kernels::Rounded;
-use crate::model::{Linear, Matrix, Model};
+use crate::error::Result;
+use crate::kernels::{Rounded, GROUP};
+use crate::memory;
+use crate::model::{turn_of, Config, Linear, Matrix, Model};
 
 /// Positions that go through the layers together: enough to read every weight once for many, few enough for the cache.
 const CHUNK: usize = 128;
@@ -44,6 +46,32 @@ pub struct Room {
     weights: Vec<f32>,
 }
 
+impl Room {
+    /// Make room for so many positions, the last of which sees `seen`: nothing below asks for much more.
+    fn reserve(&mut self, config: &Config, count: usize, seen: usize) -> Result<()> {
+        let count = count.min(CHUNK);
+        let (queries, keys) = (count * config.heads * config.head_dim, count * config.kv_heads * config.head_dim);
+        let (width, mlp) = (count * config.width, count * config.mlp);
+        let widest = width.max(queries).max(mlp);
+        let weights = TILE.saturating_mul(config.heads).saturating_mul(seen.next_multiple_of(PAGE));
+        for (part, len) in [
+            (&mut self.normed, width),
+            (&mut self.query, queries),
+            (&mut self.key, keys),
+            (&mut self.value, keys),
+            (&mut self.mixed, queries),
+            (&mut self.gate, mlp),
+            (&mut self.up, mlp),
+            (&mut self.added, width),
+            (&mut self.weights, weights),
+            (&mut self.rounded.steps, widest / GROUP),
+        ] {
+            memory::fit(part, len)?;
+        }
+        memory::fit(&mut self.rounded.values, widest)
+    }
+}
+
 /// Positions that one thread takes through a layer.
 struct Piece<'a> {
     past: usize,
@@ -55,15 +83,21 @@ struct Piece<'a> {
 /// made as they are needed.
 ///
 /// Threads take a long prompt's positions by pieces, and one position's matrices and heads by parts.
-pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], rooms: &mut Vec<Room>) {
+///
+/// # Errors
+/// `Memory`: the system has not so much; nothing was computed.
+pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], rooms: &mut Vec<Room>) -> Result<()> {
     let (width, team) = (model.config.width, model.team());
     let count = x.len() / width;
-    cache.reserve(past, past + count);
+    cache.reserve(past, past + count)?;
     let size = match team.size() {
         threads @ 2.. if count >= 2 * LEAST => count.div_ceil(threads).next_multiple_of(LEAST).min(CHUNK),
         _ => CHUNK,
     };
     rooms.resize_with(rooms.len().max(team.size()), Room::default);
+    for room in rooms.iter_mut().take(count.div_ceil(size)) {
+        room.reserve(&model.config, count.min(size), past + count)?;
+    }
     for (i, chunk) in x.chunks_mut(size * team.size() * width).enumerate() {
         let past = past + i * size * team.size();
         let pieces = chunk.chunks_mut(size * width).zip(rooms.iter_mut()).enumerate();
@@ -77,15 +111,21 @@ pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], roo
             team.each(&mut pieces, |piece| attention_and_after(model, cache, layer, piece));
         }
     }
+    Ok(())
 }
 
 /// Logits of a final state (D,): of all V tokens, or of those that are asked for.
-pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Room, out: &mut [f32]) {
+///
+/// # Errors
+/// See `forward`.
+pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Room, out: &mut [f32]) -> Result<()> {
+    room.reserve(&model.config, 1, 0)?;
     let Room { normed, rounded, added, .. } = room;
     norm_rows(model, state, &model.final_norm, model.config.width, normed);
     rounded.is_current = false;
     let Some(rows) = rows else {
-        return multiply(model, normed, rounded, &mut [(&model.head, out)]);
+        multiply(model, normed, rounded, &mut [(&model.head, out)]);
+        return Ok(());
     };
     for (row, slot) in rows.iter().zip(out) {
         let (block, index) = model.head.around(*row as usize);
@@ -93,6 +133,7 @@ pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Roo
         multiply(model, normed, rounded, &mut [(&block, added)]);
         *slot = added[index];
     }
+    Ok(())
 }
 
 /// Queries, keys and values of the normed stream; one rounding serves all three.
@@ -220,9 +261,10 @@ impl Heads<'_> {
 fn turn(model: &Model, position: usize, heads: &mut [f32]) {
     let config = &model.config;
     let half = config.rotary_dim / 2;
-    let turns = &model.turns[position * half..(position + 1) * half];
+    let known = model.turns.get(position * half..(position + 1) * half);
     for head in heads.chunks_exact_mut(config.head_dim) {
-        for (i, (cos, sin)) in turns.iter().enumerate() {
+        for i in 0..half {
+            let (cos, sin) = known.map_or_else(|| turn_of(position, model.frequencies[i]), |turns| turns[i]);
             let (a, b) = if config.is_paired { (2 * i, 2 * i + 1) } else { (i, i + half) };
             let (first, second) = (head[a], head[b]);
             head[a] = first * cos - second * sin;

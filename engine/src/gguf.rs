@@ -4,10 +4,11 @@
 //! against the file before it is believed, so a damaged file ends in an error and asks for no more memory than it has
 //! bytes.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::Result;
+use crate::memory;
 use crate::table::Table;
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -95,8 +96,8 @@ impl Gguf {
     /// Read a file's head.
     ///
     /// # Errors
-    /// `Malformed`: not GGUF, truncated, or a tensor outside the file. `Unsupported`: another version, or a tensor that
-    /// is not F32, F16, Q8_0 or Q4_0.
+    /// `Malformed`: not GGUF, truncated, a name that is there twice, or a tensor outside the file. `Unsupported`: another
+    /// version, or a tensor that is not F32, F16, Q8_0 or Q4_0.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut reader = Reader { data, at: 0 };
         if reader.take(4)? != MAGIC {
@@ -107,32 +108,33 @@ impl Gguf {
             fail!(Unsupported, "GGUF version: expected {VERSION}, got {version}");
         }
         let (num_tensors, num_keys) = (reader.u64()?, reader.u64()?);
-        let mut found = Self::default();
+        let mut keys = Vec::new();
         for _ in 0..num_keys {
             let key = reader.text()?;
             let kind = reader.u32()?;
-            let value = reader.value(kind, 0)?;
-            found.metadata.insert(key, value);
+            memory::push(&mut keys, (key, reader.value(kind, 0)?))?;
         }
+        let metadata = Table::of(keys)?;
         let mut infos = Vec::new();
         for _ in 0..num_tensors {
-            infos.push(reader.tensor()?);
+            memory::push(&mut infos, reader.tensor()?)?;
         }
-        let alignment = match found.metadata.get("general.alignment") {
+        let alignment = match metadata.get("general.alignment") {
             None => 32,
             Some(Value::Integer(n)) if *n > 0 && *n <= 1 << 20 => *n as usize,
             Some(other) => fail!(Malformed, "general.alignment: expected a small positive number, got {other:?}"),
         };
         let base = reader.at.div_ceil(alignment) * alignment;
+        let mut tensors = memory::room(infos.len())?;
         for (name, mut info, offset) in infos {
             let start = usize::try_from(offset).ok().and_then(|offset| base.checked_add(offset));
             match start.and_then(|start| Some((start, start.checked_add(info.len)?))) {
                 Some((start, end)) if end <= data.len() => info.start = start,
                 _ => fail!(Malformed, "tensor {name}: {} bytes at {offset} lie outside the file", info.len),
             }
-            found.tensors.insert(name, info);
+            tensors.push((name, info));
         }
-        Ok(found)
+        Ok(Self { metadata, tensors: Table::of(tensors)? })
     }
 
     /// A whole number that has to be there and to lie in `1..=most`.
@@ -221,7 +223,7 @@ impl<'a> Reader<'a> {
         let length = self.u64()?;
         let bytes = self.take(usize::try_from(length).unwrap_or(usize::MAX))?;
         match core::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_string()),
+            Ok(text) => memory::text(text),
             Err(_) => fail!(Malformed, "GGUF file: a text before byte {} is not UTF-8", self.at),
         }
     }
@@ -253,8 +255,8 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             // Each turn takes at least one byte of the file or fails, so a count beyond the file's end ends here.
             match self.value(kind, depth + 1)? {
-                Value::Text(text) => texts.push(text),
-                Value::Integer(number) => integers.push(number),
+                Value::Text(text) => memory::push(&mut texts, text)?,
+                Value::Integer(number) => memory::push(&mut integers, number)?,
                 _ => others += 1,
             }
         }

@@ -6,9 +6,10 @@
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 use crate::error::Result;
+use crate::memory;
 
 /// Objects and lists within each other.
 const DEEPEST: usize = 64;
@@ -44,6 +45,14 @@ impl Value {
     pub fn get(&self, name: &str) -> Option<&Value> {
         match self {
             Self::Object(members) => members.iter().find(|(key, _)| key == name).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The member of that name by itself.
+    pub fn take(self, name: &str) -> Option<Value> {
+        match self {
+            Self::Object(members) => members.into_iter().find(|(key, _)| key == name).map(|(_, value)| value),
             _ => None,
         }
     }
@@ -102,39 +111,46 @@ impl Value {
     /// Append the value as text without white space; a number that JSON cannot express becomes `null`.
     ///
     /// Texts are escaped as Python's `json` does it without `ensure_ascii`, whole numbers have no point.
-    pub fn write(&self, out: &mut String) {
+    ///
+    /// # Errors
+    /// Those of what is written to.
+    pub fn write(&self, out: &mut dyn Write) -> fmt::Result {
         match self {
-            Self::Null => out.push_str("null"),
-            Self::Bool(true) => out.push_str("true"),
-            Self::Bool(false) => out.push_str("false"),
+            Self::Null => out.write_str("null"),
+            Self::Bool(true) => out.write_str("true"),
+            Self::Bool(false) => out.write_str("false"),
             Self::Number(number) if number.is_finite() => {
-                // Written out, 1e308 has 309 digits. A String takes everything.
+                // Written out, 1e308 has 309 digits.
                 let is_plain = *number == 0.0 || (1e-7..1e21).contains(&(number * number.signum()));
-                let _ = if is_plain { write!(out, "{number}") } else { write!(out, "{number:e}") };
+                if is_plain {
+                    write!(out, "{number}")
+                } else {
+                    write!(out, "{number:e}")
+                }
             }
-            Self::Number(_) => out.push_str("null"),
+            Self::Number(_) => out.write_str("null"),
             Self::Text(text) => write_text(text, out),
             Self::List(items) => {
-                out.push('[');
+                out.write_char('[')?;
                 for (i, item) in items.iter().enumerate() {
                     if i > 0 {
-                        out.push(',');
+                        out.write_char(',')?;
                     }
-                    item.write(out);
+                    item.write(out)?;
                 }
-                out.push(']');
+                out.write_char(']')
             }
             Self::Object(members) => {
-                out.push('{');
+                out.write_char('{')?;
                 for (i, (name, value)) in members.iter().enumerate() {
                     if i > 0 {
-                        out.push(',');
+                        out.write_char(',')?;
                     }
-                    write_text(name, out);
-                    out.push(':');
-                    value.write(out);
+                    write_text(name, out)?;
+                    out.write_char(':')?;
+                    value.write(out)?;
                 }
-                out.push('}');
+                out.write_char('}')
             }
         }
     }
@@ -142,8 +158,24 @@ impl Value {
     /// The value as text; see `write`.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
-        self.write(&mut out);
+        let _ = self.write(&mut out); // a String takes everything
         out
+    }
+
+    /// Whether the value is written as these very bytes; see `write`.
+    pub fn is_written(&self, bytes: &[u8]) -> bool {
+        let mut rest = Expected(bytes);
+        self.write(&mut rest).is_ok() && rest.0.is_empty()
+    }
+}
+
+/// Takes what it expects, and nothing else.
+struct Expected<'a>(&'a [u8]);
+
+impl Write for Expected<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(text.as_bytes()).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 
@@ -170,24 +202,22 @@ pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-fn write_text(text: &str, out: &mut String) {
-    out.push('"');
+fn write_text(text: &str, out: &mut dyn Write) -> fmt::Result {
+    out.write_char('"')?;
     for character in text.chars() {
         match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\0'..='\u{1f}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(character));
-            }
-            _ => out.push(character),
+            '"' => out.write_str("\\\"")?,
+            '\\' => out.write_str("\\\\")?,
+            '\n' => out.write_str("\\n")?,
+            '\r' => out.write_str("\\r")?,
+            '\t' => out.write_str("\\t")?,
+            '\u{8}' => out.write_str("\\b")?,
+            '\u{c}' => out.write_str("\\f")?,
+            '\0'..='\u{1f}' => write!(out, "\\u{:04x}", u32::from(character))?,
+            _ => out.write_char(character)?,
         }
     }
-    out.push('"');
+    out.write_char('"')
 }
 
 struct Reader<'a> {
@@ -248,7 +278,7 @@ impl Reader<'_> {
             return Ok(Value::List(items));
         }
         loop {
-            items.push(self.value(depth + 1)?);
+            memory::push(&mut items, self.value(depth + 1)?)?;
             self.skip_space();
             if self.take(b']') {
                 return Ok(Value::List(items));
@@ -277,7 +307,7 @@ impl Reader<'_> {
                 return self.fail("':'");
             }
             let value = self.value(depth + 1)?;
-            members.push((name, value));
+            memory::push(&mut members, (name, value))?;
             self.skip_space();
             if self.take(b'}') {
                 break;
@@ -286,7 +316,7 @@ impl Reader<'_> {
                 return self.fail("',' or '}'");
             }
         }
-        let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names = memory::collected(members.iter().map(|(name, _)| name.as_str()))?;
         names.sort_unstable();
         match names.windows(2).find(|two| two[0] == two[1]) {
             Some(twice) => fail!(Malformed, "JSON: the member {:?} is there twice", twice[0]),
@@ -335,7 +365,7 @@ impl Reader<'_> {
                 self.at += 1;
             }
             match core::str::from_utf8(&self.data[start..self.at]) {
-                Ok(plain) => out.push_str(plain),
+                Ok(plain) => memory::push_str(&mut out, plain)?,
                 Err(_) => return self.fail("UTF-8"),
             }
             if self.take(b'"') {
@@ -345,7 +375,7 @@ impl Reader<'_> {
                 return self.fail("the end of a text, which holds no control characters");
             }
             let character = self.escaped()?;
-            out.push(character);
+            memory::push_str(&mut out, character.encode_utf8(&mut [0; 4]))?;
         }
     }
 

@@ -13,6 +13,7 @@ extern crate alloc;
 #[macro_use]
 pub mod error;
 pub mod app;
+pub mod bytes;
 pub mod cache;
 mod crc32;
 pub mod decide;

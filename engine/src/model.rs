@@ -5,18 +5,18 @@
 
 use alloc::format;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::bytes::{Bytes, Memory};
 use crate::cache::Pages;
 use crate::error::Result;
 use crate::forward::Room;
 use crate::gguf::{Encoding, Gguf, TensorInfo};
 use crate::kernels::{scalar, Arrange, Kernels, Team, Weights, GROUP};
 use crate::math::{cos_sin, exp_f64, ln_f64};
-use crate::memory::{Bytes, Memory};
+use crate::memory;
 use crate::spare::Spare;
 
 /// Bytes that somebody keeps alive: a memory map, or a vector.
@@ -29,6 +29,8 @@ const MOST_CONTEXT: usize = 1 << 24;
 const MOST_ROOMS: usize = 2;
 #[cfg(feature = "std")]
 const MOST_THREADS: usize = 256;
+/// Turns that are kept, 8 MB: of 65,536 positions of heads of 32. Those of positions beyond are computed when needed.
+const MOST_TURNS: usize = 1 << 20;
 
 /// Shape and constants.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,7 +151,9 @@ pub struct Model {
     pub final_norm: Vec<f32>,
     /// In order.
     pub layers: Vec<Layer>,
-    /// Cosine and sine of every position and turning pair, (context, rotary_dim / 2).
+    /// How far a turning pair turns from one position to the next, in radians, (rotary_dim / 2).
+    pub frequencies: Vec<f64>,
+    /// Cosine and sine of the first positions and every turning pair, (P, rotary_dim / 2).
     pub turns: Vec<(f32, f32)>,
     /// Of the cache, without a session.
     pages: [Arc<Pages>; 2],
@@ -193,7 +197,7 @@ impl Model {
                 )),
                 false => None,
             };
-            layers.push(Layer {
+            let layer = Layer {
                 attention_norm: reader.vector(&name("attn_norm.weight"), width)?,
                 query: reader.linear(&name("attn_q"), queries, width)?,
                 key: reader.linear(&name("attn_k"), keys, width)?,
@@ -204,13 +208,16 @@ impl Model {
                 gate: reader.linear(&name("ffn_gate"), config.mlp, width)?,
                 up: reader.linear(&name("ffn_up"), config.mlp, width)?,
                 down: reader.linear(&name("ffn_down"), width, config.mlp)?,
-            });
+            };
+            memory::push(&mut layers, layer)?;
         }
         if reader.used < reader.file.tensors.len() {
             let more = reader.file.tensors.len() - reader.used;
             fail!(Unsupported, "{more} tensors of the file belong to no part of this architecture");
         }
-        let turns = turns(&config, reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?, divisors.as_deref());
+        let base = reader.file.positive(&reader.key("rope.freq_base"), 10_000.0)?;
+        let frequencies = frequencies(&config, base, divisors.as_deref())?;
+        let turns = turns(&config, &frequencies)?;
         let mut found = Self {
             pages: [false, true].map(|is_rounded| Arc::new(Pages::new(&config, is_rounded))),
             is_cache_rounded: AtomicBool::new(false),
@@ -221,6 +228,7 @@ impl Model {
             head,
             final_norm,
             layers,
+            frequencies,
             turns,
             source,
             arranged: None,
@@ -303,20 +311,26 @@ impl Model {
     }
 }
 
-fn turns(config: &Config, base: f64, divisors: Option<&[f32]>) -> Vec<(f32, f32)> {
-    let half = config.rotary_dim / 2;
-    let mut found = vec![(0.0, 0.0); config.context * half];
-    for i in 0..half {
-        let mut frequency = exp_f64(-ln_f64(base) * (2 * i) as f64 / config.rotary_dim as f64);
-        if let Some(divisors) = divisors {
-            frequency /= f64::from(divisors[i]);
-        }
-        for position in 0..config.context {
-            let (cos, sin) = cos_sin(position as f64 * frequency);
-            found[position * half + i] = (cos as f32, sin as f32);
-        }
+fn frequencies(config: &Config, base: f64, divisors: Option<&[f32]>) -> Result<Vec<f64>> {
+    memory::collected((0..config.rotary_dim / 2).map(|i| {
+        let frequency = exp_f64(-ln_f64(base) * (2 * i) as f64 / config.rotary_dim as f64);
+        divisors.map_or(frequency, |divisors| frequency / f64::from(divisors[i]))
+    }))
+}
+
+fn turns(config: &Config, frequencies: &[f64]) -> Result<Vec<(f32, f32)>> {
+    let positions = config.context.min(MOST_TURNS / frequencies.len());
+    let mut found = memory::room(positions * frequencies.len())?;
+    for position in 0..positions {
+        found.extend(frequencies.iter().map(|frequency| turn_of(position, *frequency)));
     }
-    found
+    Ok(found)
+}
+
+/// Cosine and sine of a position.
+pub fn turn_of(position: usize, frequency: f64) -> (f32, f32) {
+    let (cos, sin) = cos_sin(position as f64 * frequency);
+    (cos as f32, sin as f32)
 }
 
 struct Reader<'a> {
@@ -347,7 +361,9 @@ impl Reader<'_> {
             Some(_) => size("rope.dimension_count", MOST)?,
             None => head_dim,
         };
-        if kv_heads > heads || heads % kv_heads != 0 || head_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {
+        let is_too_wide = heads.checked_mul(head_dim).is_none();
+        let turns = rotary_dim <= head_dim && rotary_dim % 2 == 0;
+        if kv_heads > heads || heads % kv_heads != 0 || head_dim == 0 || !turns || is_too_wide {
             fail!(
                 Malformed,
                 "impossible heads: {heads} of queries, {kv_heads} of keys, width {head_dim}, of it {rotary_dim} turning"
@@ -402,7 +418,7 @@ impl Reader<'_> {
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let info = self.info(name, 1, len)?;
         let bytes = &self.data[info.start..info.start + info.len];
-        let mut out = vec![0.0; len];
+        let mut out = memory::filled(0.0, len)?;
         scalar::widen(Weights::new(info.encoding, len, bytes), 0, &mut out);
         if out.iter().any(|x| !x.is_finite()) {
             fail!(Malformed, "{name}: holds numbers that are not finite");

@@ -24,7 +24,7 @@ use crate::decide::patient::{PatientSession, SignalTask, WordSession};
 use crate::decide::task::{Door, Task};
 use crate::decide::text::TextTask;
 use crate::decide::{Files, Trunk, TRUNK_FILE};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::json::{object, Value};
 use crate::kernels::Kernels;
 #[cfg(feature = "std")]
@@ -83,7 +83,7 @@ impl Program {
                 Door::Text(_) => Runner::Text(Box::new(TextTask::load(task, &trunk, files)?)),
                 Door::Signal(_) => Runner::Signal(Arc::new(SignalTask::load(task, &trunk, files)?)),
             };
-            tasks.insert(name.clone(), runner);
+            tasks.insert(name.clone(), runner)?;
         }
         let about = about(bundle.manifest(), &tasks);
         Ok(Self {
@@ -107,8 +107,8 @@ impl Program {
     /// Answer one request; a failure is an answer too, and its kind beside it.
     pub fn ask(&mut self, line: &[u8]) -> (Value, Option<Kind>) {
         let request = Value::parse(line);
-        let id = request.as_ref().ok().and_then(|request| request.get("id")).cloned();
-        let outcome = request.and_then(|request| self.answer(&request));
+        let outcome = request.as_ref().map_err(Error::clone).and_then(|request| self.answer(request));
+        let id = request.ok().and_then(|request| request.take("id"));
         let failure = outcome.as_ref().err().map(|error| error.kind);
         let mut members = match outcome {
             Ok(members) => members,
@@ -197,7 +197,7 @@ impl Program {
         };
         session.check(task, closes, decides, explains)?;
         if let Some(opened) = opened {
-            self.patients.insert(key.clone(), opened);
+            self.patients.insert(key.clone(), opened)?;
         }
         let Some(session) = self.patients.get_mut(&key) else { return Ok(answer) };
         session.go_on(&readings, closes)?;

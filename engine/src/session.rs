@@ -1,12 +1,12 @@
 //! One sequence: append what is known, score what might be, fork and rewind.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::forward::{forward, logits, Room};
+use crate::memory;
 use crate::model::Model;
 
 /// Positions that enter a sequence.
@@ -61,13 +61,13 @@ impl Session {
     ///
     /// # Errors
     /// `Capacity`: the context would be exceeded. `Shape`: an id outside the vocabulary, or embeddings that are not
-    /// whole rows. The session is unchanged.
+    /// whole rows of finite numbers. `Memory`: the system has not so much. The session is unchanged.
     pub fn append(&mut self, inputs: Inputs<'_>) -> Result<()> {
         let states = self.run(inputs)?;
         let width = self.model.config.width;
         if let Some(last) = states.chunks_exact(width).last() {
+            self.last = Some(memory::copied(last)?);
             self.length += states.len() / width;
-            self.last = Some(last.to_vec());
         }
         Ok(())
     }
@@ -99,14 +99,14 @@ impl Session {
         // What is tried lies in the cache behind `length`, where the next append overwrites it.
         let states = if at.iter().any(|index| *index >= 0) { self.run(inputs)? } else { Vec::new() };
         let asked = rows.map_or(vocab, <[u32]>::len);
-        let mut out = vec![0.0; at.len() * asked];
+        let mut out = memory::filled(0.0, at.len().saturating_mul(asked))?;
         self.rooms.resize_with(self.rooms.len().max(1), Room::default);
         for (index, slot) in at.iter().zip(out.chunks_exact_mut(asked.max(1))) {
             let state = match (*index, &self.last) {
                 (-1, Some(last)) => last,
                 (index, _) => &states[index as usize * width..(index as usize + 1) * width],
             };
-            logits(&self.model, state, rows, &mut self.rooms[0], slot);
+            logits(&self.model, state, rows, &mut self.rooms[0], slot)?;
         }
         Ok(out)
     }
@@ -141,21 +141,10 @@ impl Session {
     /// Final states (T, D) of new positions.
     fn run(&mut self, inputs: Inputs<'_>) -> Result<Vec<f32>> {
         let config = &self.model.config;
-        let mut x = match inputs {
-            Inputs::Tokens(ids) => {
-                if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab) {
-                    fail!(Shape, "tokens: expected ids below {}, got {id}", config.vocab);
-                }
-                vec![0.0; ids.len() * config.width]
-            }
-            Inputs::Embeddings(rows) => {
-                if rows.len() % config.width != 0 {
-                    fail!(Shape, "embeddings: {} numbers are not whole rows of {}", rows.len(), config.width);
-                }
-                rows.to_vec()
-            }
+        let count = match inputs {
+            Inputs::Tokens(ids) => ids.len(),
+            Inputs::Embeddings(rows) => rows.len() / config.width,
         };
-        let count = x.len() / config.width;
         if count > config.context - self.length {
             fail!(
                 Capacity,
@@ -164,12 +153,30 @@ impl Session {
                 config.context
             );
         }
+        let mut x = match inputs {
+            Inputs::Tokens(ids) => {
+                if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab) {
+                    fail!(Shape, "tokens: expected ids below {}, got {id}", config.vocab);
+                }
+                memory::filled(0.0, ids.len().saturating_mul(config.width))?
+            }
+            Inputs::Embeddings(rows) => {
+                if rows.len() % config.width != 0 {
+                    fail!(Shape, "embeddings: {} numbers are not whole rows of {}", rows.len(), config.width);
+                }
+                if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
+                    let (row, column) = (at / config.width, at % config.width);
+                    fail!(Shape, "embeddings: expected finite numbers, got {} at ({row}, {column})", rows[at]);
+                }
+                memory::copied(rows)?
+            }
+        };
         if let Inputs::Tokens(ids) = inputs {
             for (id, row) in ids.iter().zip(x.chunks_exact_mut(config.width)) {
                 self.model.embed(*id, row);
             }
         }
-        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.rooms);
+        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.rooms)?;
         Ok(x)
     }
 }

@@ -4,12 +4,12 @@
 //! `decide/signal_encoder.py`; its weights lie in a file of their own (`bundle/gguf.py`). They are few, so they are
 //! widened once, and nothing is rounded on the way.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::error::Result;
-use crate::gguf::{Encoding, Gguf};
+use crate::gguf::{Encoding, Gguf, TensorInfo};
 use crate::kernels::{scalar, Kernels, Weights};
+use crate::memory;
 
 /// Knee of the hinge basis, in standard deviations of the rank-Gauss scale.
 const HINGE: f32 = 0.7;
@@ -74,18 +74,18 @@ impl SignalEncoder {
         if !channels.len().is_multiple_of(self.channels) {
             fail!(Shape, "channels: {} numbers are not whole rows of {}", channels.len(), self.channels);
         }
-        let mut basis = Vec::with_capacity(4 * channels.len());
+        let mut basis = memory::room(channels.len().saturating_mul(4))?;
         for row in channels.chunks_exact(self.channels) {
             basis.extend_from_slice(row);
             basis.extend(row.iter().map(|x| (x - HINGE).max(0.0)));
             basis.extend(row.iter().map(|x| (-x - HINGE).max(0.0)));
             basis.extend(row.iter().map(|x| x.abs()));
         }
-        let mut h = self.apply(&self.basis, &basis);
-        let mut gate = self.apply(&self.up, &h);
-        let ones = vec![1.0; gate.len()];
+        let mut h = self.apply(&self.basis, &basis)?;
+        let mut gate = self.apply(&self.up, &h)?;
+        let ones = memory::filled(1.0, gate.len())?;
         (self.kernels.gate)(&mut gate, &ones);
-        for (slot, more) in h.iter_mut().zip(self.apply(&self.down, &gate)) {
+        for (slot, more) in h.iter_mut().zip(self.apply(&self.down, &gate)?) {
             *slot += more;
         }
         Ok(h)
@@ -99,19 +99,19 @@ impl SignalEncoder {
         if features.len() != self.statics {
             fail!(Shape, "static features: expected {}, got {}", self.statics, features.len());
         }
-        Ok(self.apply(&self.prefix, features))
+        self.apply(&self.prefix, features)
     }
 
-    fn apply(&self, layer: &Linear, x: &[f32]) -> Vec<f32> {
+    fn apply(&self, layer: &Linear, x: &[f32]) -> Result<Vec<f32>> {
         let weights = Weights::new(Encoding::F32, layer.inputs, &layer.bytes);
-        let mut out = vec![0.0; x.len() / layer.inputs * layer.bias.len()];
+        let mut out = memory::filled(0.0, (x.len() / layer.inputs).saturating_mul(layer.bias.len()))?;
         (self.kernels.multiply)(weights, x, &mut out);
         for row in out.chunks_exact_mut(layer.bias.len()) {
             for (slot, more) in row.iter_mut().zip(&layer.bias) {
                 *slot += more;
             }
         }
-        out
+        Ok(out)
     }
 }
 
@@ -125,12 +125,15 @@ fn linear(file: &Gguf, data: &[u8], name: &str, inputs: usize, outputs: usize) -
         let (rows, columns, numbers) = (matrix.rows, matrix.columns, vector.columns);
         fail!(Malformed, "{name}: expected ({outputs}, {inputs}) and {outputs}, got ({rows}, {columns}) and {numbers}");
     }
-    let widened = |info: &crate::gguf::TensorInfo, row: usize| {
-        let weights = Weights::new(info.encoding, info.columns, &data[info.start..info.start + info.len]);
-        let mut out = vec![0.0; info.columns];
-        scalar::widen(weights, row, &mut out);
-        out
-    };
-    let rows = (0..outputs).flat_map(|row| widened(matrix, row).into_iter().take(inputs));
-    Ok(Linear { inputs, bytes: rows.flat_map(f32::to_le_bytes).collect(), bias: widened(vector, 0) })
+    let weights =
+        |info: &TensorInfo| Weights::new(info.encoding, info.columns, &data[info.start..info.start + info.len]);
+    let mut row = memory::filled(0.0, matrix.columns)?;
+    let mut bytes = memory::room(outputs.saturating_mul(inputs).saturating_mul(4))?;
+    for place in 0..outputs {
+        scalar::widen(weights(matrix), place, &mut row);
+        bytes.extend(row[..inputs].iter().flat_map(|x| x.to_le_bytes()));
+    }
+    let mut bias = memory::filled(0.0, outputs)?;
+    scalar::widen(weights(vector), 0, &mut bias);
+    Ok(Linear { inputs, bytes, bias })
 }

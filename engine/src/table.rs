@@ -6,6 +6,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::error::Result;
+use crate::memory;
+
 /// Values by name, in order of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table<V>(Vec<(String, V)>);
@@ -17,19 +20,38 @@ impl<V> Default for Table<V> {
 }
 
 impl<V> Table<V> {
-    fn place(&self, name: &str) -> Result<usize, usize> {
+    fn place(&self, name: &str) -> core::result::Result<usize, usize> {
         match self.0.last() {
             Some((last, _)) if last.as_str() < name => Err(self.0.len()), // names come in order most of the time
             _ => self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)),
         }
     }
 
+    /// Values by names in any order.
+    ///
+    /// # Errors
+    /// `Malformed`: a name is there twice.
+    pub fn of(mut items: Vec<(String, V)>) -> Result<Self> {
+        items.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        match items.windows(2).find(|two| two[0].0 == two[1].0) {
+            Some(twice) => fail!(Malformed, "{:?} is there twice", twice[0].0),
+            None => Ok(Self(items)),
+        }
+    }
+
     /// Put a value; the one that was there goes.
-    pub fn insert(&mut self, name: String, value: V) {
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn insert(&mut self, name: String, value: V) -> Result<()> {
         match self.place(&name) {
             Ok(at) => self.0[at].1 = value,
-            Err(at) => self.0.insert(at, (name, value)),
+            Err(at) => {
+                memory::reserve(&mut self.0, 1)?;
+                self.0.insert(at, (name, value));
+            }
         }
+        Ok(())
     }
 
     /// The value of a name.
@@ -73,16 +95,6 @@ impl<V> Table<V> {
     }
 }
 
-impl<V> FromIterator<(String, V)> for Table<V> {
-    fn from_iter<I: IntoIterator<Item = (String, V)>>(items: I) -> Self {
-        let mut table = Self::default();
-        for (name, value) in items {
-            table.insert(name, value);
-        }
-        table
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,12 +103,24 @@ mod tests {
     #[test]
     fn names_are_in_order_and_the_last_value_stays() {
         let items = [("b", 1), ("d", 2), ("a", 3), ("c", 4), ("b", 5), ("d", 6)];
-        let mut table: Table<i32> = items.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut table = Table::default();
+        for (name, value) in items {
+            table.insert(name.to_owned(), value).unwrap();
+        }
         assert_eq!(table.names().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
         assert_eq!([table.get("b"), table.get("d"), table.get("e"), table.get("")], [Some(&5), Some(&6), None, None]);
         assert_eq!((table.remove("b"), table.remove("b"), table.len()), (Some(5), None, 3));
         *table.get_mut("d").unwrap() = 7;
         assert!(table.contains("a") && !table.contains("b") && !table.is_empty());
         assert_eq!(table.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [3, 4, 7]);
+    }
+
+    #[test]
+    fn a_table_of_many_is_sorted_at_once_and_has_no_name_twice() {
+        // By insertion these names, the last first, would move some 10^10 entries.
+        let many = (0..200_000).rev().map(|i| (alloc::format!("{i:06}"), i)).collect();
+        assert_eq!(Table::of(many).unwrap().get("000007"), Some(&7));
+        let twice = ["b", "a", "b"].map(|name| (name.to_owned(), ()));
+        assert!(Table::of(twice.into()).unwrap_err().message.contains("\"b\" is there twice"));
     }
 }

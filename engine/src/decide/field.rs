@@ -171,8 +171,8 @@ impl FieldPlan {
         if let Some(deciding) = field.choices.iter().map(token).collect() {
             return Ok(Self { forced: Vec::new(), deciding });
         }
-        let spelled: Vec<_> =
-            field.choices.iter().map(|choice| trunk.tokenizer.encode(choice, Special::Text)).collect();
+        let spelled = field.choices.iter().map(|choice| trunk.tokenizer.encode(choice, Special::Text));
+        let spelled = spelled.collect::<Result<Vec<_>>>()?;
         let shared =
             (0..).take_while(|at| spelled.iter().all(|ids| ids.get(*at).is_some_and(|id| spelled[0][*at] == *id)));
         let shared = shared.count();

@@ -2,14 +2,15 @@
 //!
 //! The head of `smallhold.decide.ngrams` defines the features, in six steps whose numbers stand below.
 
+use alloc::format;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::npz;
 use crate::crc32::crc32;
 use crate::error::Result;
 use crate::math::{f16_to_f32, ln_f64, sqrt_f64};
+use crate::memory;
 use crate::model::Source;
 use crate::tokenizer::pre::{class_of, Class};
 
@@ -85,34 +86,42 @@ impl NGramClassifier {
     }
 
     /// Logits (K) of a text; the bias alone for a text without words.
-    pub fn logits(&self, text: &str) -> Vec<f32> {
-        let words = self.words(text);
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn logits(&self, text: &str) -> Result<Vec<f32>> {
+        let words = self.words(text)?;
         let (mut word_hits, mut char_hits) = (Vec::new(), Vec::new());
         for (i, word) in words.iter().enumerate() {
-            word_hits.push(crc32(&[b"w", word.as_bytes()]) % self.word_buckets);
+            memory::push(&mut word_hits, crc32(&[b"w", word.as_bytes()]) % self.word_buckets)?;
             if let Some(next) = words.get(i + 1) {
-                word_hits.push(crc32(&[b"b", word.as_bytes(), b" ", next.as_bytes()]) % self.word_buckets);
+                let pair = crc32(&[b"b", word.as_bytes(), b" ", next.as_bytes()]);
+                memory::push(&mut word_hits, pair % self.word_buckets)?;
             }
-            for run in runs(word) {
-                char_hits.push(self.word_buckets + crc32(&[b"c", run.as_bytes()]) % self.char_buckets);
+            let padded = format!(" {word} ");
+            let mut starts = memory::room(padded.len() + 1)?;
+            starts.extend(padded.char_indices().map(|(start, _)| start).chain([padded.len()]));
+            for run in runs(&padded, &starts) {
+                memory::push(&mut char_hits, self.word_buckets + crc32(&[b"c", run.as_bytes()]) % self.char_buckets)?;
             }
         }
-        let mut sums = vec![0.0_f32; self.bias.len()];
-        self.add(word_hits, self.word_share, &mut sums);
-        self.add(char_hits, 1.0 - self.word_share, &mut sums);
-        sums.iter().zip(&self.scale).zip(&self.bias).map(|((sum, scale), bias)| sum * scale + bias).collect()
+        let mut sums = memory::filled(0.0_f32, self.bias.len())?;
+        self.add(word_hits, self.word_share, &mut sums)?;
+        self.add(char_hits, 1.0 - self.word_share, &mut sums)?;
+        memory::collected(sums.iter().zip(&self.scale).zip(&self.bias).map(|((sum, scale), bias)| sum * scale + bias))
     }
 
     /// Steps 5 and 6: what one block of buckets adds to the sums (K).
-    fn add(&self, mut hits: Vec<u32>, share: f64, sums: &mut [f32]) {
+    fn add(&self, mut hits: Vec<u32>, share: f64, sums: &mut [f32]) -> Result<()> {
         hits.sort_unstable();
-        let counted: Vec<(usize, f64)> = hits
-            .chunk_by(|a, b| a == b)
-            .map(|same| (same[0] as usize, (1.0 + ln_f64(same.len() as f64)) * f64::from(self.idf[same[0] as usize])))
-            .collect();
+        let mut counted: Vec<(usize, f64)> = Vec::new();
+        for same in hits.chunk_by(|a, b| a == b) {
+            let bucket = same[0] as usize;
+            memory::push(&mut counted, (bucket, (1.0 + ln_f64(same.len() as f64)) * f64::from(self.idf[bucket])))?;
+        }
         let length = sqrt_f64(counted.iter().map(|(_, value)| value * value).sum());
         if length <= 0.0 {
-            return;
+            return Ok(());
         }
         let scale = sqrt_f64(share) / length;
         let weights = &(*self.source).as_ref()[self.values.clone()];
@@ -123,10 +132,11 @@ impl NGramClassifier {
                 *sum += value * f32::from(*weight as i8);
             }
         }
+        Ok(())
     }
 
     /// Steps 1 and 2: the words of a text, lower-cased, in order.
-    fn words(&self, text: &str) -> Vec<String> {
+    fn words(&self, text: &str) -> Result<Vec<String>> {
         let read = first_characters(text).to_lowercase();
         let read = if self.keeps_punctuation { without_links(&read) } else { read };
         let (mut words, mut word) = (Vec::new(), String::new());
@@ -136,16 +146,16 @@ impl NGramClassifier {
                 continue;
             }
             if !word.is_empty() {
-                words.push(core::mem::take(&mut word));
+                memory::push(&mut words, core::mem::take(&mut word))?;
             }
             if self.keeps_punctuation && !is_space(character) {
-                words.push(character.into());
+                memory::push(&mut words, character.into())?;
             }
         }
         if !word.is_empty() {
-            words.push(word);
+            memory::push(&mut words, word)?;
         }
-        words
+        Ok(words)
     }
 }
 
@@ -178,10 +188,10 @@ fn without_links(text: &str) -> String {
     out
 }
 
-/// Step 4: every run of 3, 4 and 5 characters of a word between spaces.
-fn runs(word: &str) -> Vec<String> {
-    let padded: Vec<char> = core::iter::once(' ').chain(word.chars()).chain(core::iter::once(' ')).collect();
-    ORDERS.flat_map(|order| padded.windows(order).map(|run| run.iter().collect()).collect::<Vec<_>>()).collect()
+/// Step 4: every run of 3, 4 and 5 characters of a word between spaces. `starts` says where its characters begin, and
+/// where the last one ends.
+fn runs<'a>(padded: &'a str, starts: &'a [usize]) -> impl Iterator<Item = &'a str> {
+    ORDERS.flat_map(move |order| starts.windows(order + 1).map(move |run| &padded[run[0]..run[order]]))
 }
 
 #[cfg(test)]
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn runs_are_of_characters() {
-        assert_eq!(runs("é"), [" é "]);
-        assert_eq!(runs("ab"), [" ab", "ab ", " ab "]);
+        assert_eq!(runs(" é ", &[0, 1, 3, 4]).collect::<Vec<_>>(), [" é "]);
+        assert_eq!(runs(" ab ", &[0, 1, 2, 3, 4]).collect::<Vec<_>>(), [" ab", "ab ", " ab "]);
     }
 }

@@ -6,6 +6,7 @@ use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
 use crate::error::Result;
+use crate::memory;
 use crate::table::Table;
 
 const END_BYTES: usize = 22;
@@ -28,7 +29,11 @@ pub(super) struct Array<'a> {
 pub(super) fn read(data: &[u8]) -> Result<Table<Array<'_>>> {
     match members(data) {
         Some(members) => {
-            members.into_iter().map(|(name, member)| Ok((name.to_owned(), array(name, member)?))).collect()
+            let mut arrays = memory::room(members.len())?;
+            for (name, member) in members {
+                arrays.push((name.to_owned(), array(name, member)?));
+            }
+            Table::of(arrays)
         }
         None => fail!(Malformed, "not an uncompressed .npz, or a truncated one"),
     }
@@ -108,7 +113,10 @@ impl Array<'_> {
         if self.kind != kind {
             fail!(Malformed, "an array: expected the kind {kind}, got {:?}", self.kind);
         }
-        let read = |chunk: &[u8]| chunk.try_into().ok().map(&read);
-        Ok(self.bytes.chunks_exact(N).filter_map(read).collect())
+        memory::collected(self.bytes.chunks_exact(N).map(|chunk| {
+            let mut bytes = [0; N];
+            bytes.copy_from_slice(chunk);
+            read(bytes)
+        }))
     }
 }

@@ -120,7 +120,7 @@ impl TextTask {
             fail!(Shape, "text: expected at least one word, got nothing but white space");
         }
         let read = first_characters(text);
-        let mut tokens = self.trunk.tokenizer.encode(read, Special::Text);
+        let mut tokens = self.trunk.tokenizer.encode(read, Special::Text)?;
         let is_cut = tokens.len() > self.door.max_tokens || read.len() < text.len();
         tokens.truncate(self.door.max_tokens);
         Ok((tokens, is_cut))
@@ -143,7 +143,7 @@ impl TextTask {
             );
         }
         if let Some(ngrams) = self.ngrams.as_ref().filter(|_| self.door.ngram_weight > 0.0) {
-            add(self.door.ngram_weight, ngrams.logits(text));
+            add(self.door.ngram_weight, ngrams.logits(text)?);
         }
         Ok(sums)
     }

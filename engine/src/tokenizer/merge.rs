@@ -6,6 +6,9 @@ use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
+use crate::error::{Error, Kind, Result};
+use crate::memory;
+
 /// Longest word, in bytes, whose pairs are searched one by one; beyond it a heap is faster.
 const SHORT: usize = 48;
 const NO_PAIR: Pair = Pair { rank: u32::MAX, result: 0 };
@@ -31,32 +34,38 @@ impl Merges {
     /// A table of `(left, right, result)` in order of rank; every id lies below `num_tokens`.
     ///
     /// # Errors
-    /// The ranks of two merges of the same pair.
-    pub(super) fn new(num_tokens: usize, merges: &[(u32, u32, u32)]) -> core::result::Result<Self, (u32, u32)> {
-        let mut sorted: Vec<(u32, u32, Pair)> =
-            (0..).zip(merges).map(|(rank, &(left, right, result))| (left, right, Pair { rank, result })).collect();
+    /// `Memory`: the system has not so much. And inside, the ranks of two merges of the same pair.
+    pub(super) fn new(num_tokens: usize, merges: &[(u32, u32, u32)]) -> Result<core::result::Result<Self, (u32, u32)>> {
+        let mut sorted: Vec<(u32, u32, Pair)> = memory::room(merges.len())?;
+        sorted.extend((0..).zip(merges).map(|(rank, &(left, right, result))| (left, right, Pair { rank, result })));
         sorted.sort_unstable_by_key(|&(left, right, pair)| (left, right, pair.rank));
         if let Some(same) = sorted.windows(2).find(|two| (two[0].0, two[0].1) == (two[1].0, two[1].1)) {
-            return Err((same[0].2.rank, same[1].2.rank));
+            return Ok(Err((same[0].2.rank, same[1].2.rank)));
         }
-        let mut starts = alloc::vec![0_u32; num_tokens + 1];
+        let mut starts = memory::filled(0_u32, num_tokens + 1)?;
         for &(left, _, _) in merges {
             starts[left as usize + 1] += 1;
         }
         for left in 0..num_tokens {
             starts[left + 1] += starts[left];
         }
-        let rights = sorted.iter().map(|&(_, right, _)| right).collect();
-        Ok(Self { starts, rights, pairs: sorted.iter().map(|&(_, _, pair)| pair).collect() })
+        let rights = memory::collected(sorted.iter().map(|&(_, right, _)| right))?;
+        Ok(Ok(Self { starts, rights, pairs: memory::collected(sorted.iter().map(|&(_, _, pair)| pair))? }))
     }
 
     /// Merge the symbols from `start` to the end in place.
-    pub(super) fn merge(&self, symbols: &mut Vec<u32>, start: usize, scratch: &mut Scratch) {
-        if symbols.len() - start <= SHORT {
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub(super) fn merge(&self, symbols: &mut Vec<u32>, start: usize, scratch: &mut Scratch) -> Result<()> {
+        let length = symbols.len() - start;
+        if length <= SHORT {
             self.merge_short(symbols, start, scratch);
         } else {
+            scratch.reserve(length)?;
             self.merge_long(symbols, start, scratch);
         }
+        Ok(())
     }
 
     fn find(&self, left: u32, right: u32) -> Pair {
@@ -145,6 +154,16 @@ pub(super) struct Scratch {
     heap: BinaryHeap<Reverse<(u32, usize)>>,
 }
 
+impl Scratch {
+    /// Make room for a long word: every symbol enters the heap once, and each merge, of which there are fewer than
+    /// symbols, puts in two pairs at most.
+    fn reserve(&mut self, length: usize) -> Result<()> {
+        memory::fit(&mut self.links, length)?;
+        let more = (3 * length).saturating_sub(self.heap.len());
+        self.heap.try_reserve(more).map_err(|_| Error::new(Kind::Memory, "no memory left for the words of a text"))
+    }
+}
+
 #[derive(Debug)]
 struct Link {
     symbol: u32,
@@ -184,7 +203,7 @@ mod tests {
                     merges.push((left, right, result));
                 }
             }
-            let table = Merges::new(16, &merges).unwrap();
+            let table = Merges::new(16, &merges).unwrap().unwrap();
             for length in [0, 1, 2, 3, 10, 60, 300] {
                 let word: Vec<u32> = (0..length).map(|_| random(3)).collect();
                 let expected = merge_slowly(&merges, word.clone());
@@ -203,6 +222,6 @@ mod tests {
 
     #[test]
     fn a_pair_that_merges_twice_is_named() {
-        assert_eq!(Merges::new(5, &[(0, 1, 3), (1, 1, 4), (0, 1, 4)]).unwrap_err(), (0, 2));
+        assert_eq!(Merges::new(5, &[(0, 1, 3), (1, 1, 4), (0, 1, 4)]).unwrap().unwrap_err(), (0, 2));
     }
 }

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use crate::error::Result;
 use crate::gguf::Gguf;
+use crate::memory;
 use merge::{Merges, Scratch};
 pub use pre::PreTokenizer;
 
@@ -63,7 +64,8 @@ impl Tokenizer {
         let Ok(num_tokens) = u32::try_from(tokens.len()) else {
             fail!(Malformed, "tokenizer: {} tokens are more than ids have room for", tokens.len())
         };
-        let mut sorted: Vec<u32> = (0..num_tokens).collect();
+        let mut sorted: Vec<u32> = memory::room(tokens.len())?;
+        sorted.extend(0..num_tokens);
         sorted.sort_unstable_by_key(|&id| (&tokens[id as usize], id));
         let name = |id: u32| &tokens[id as usize];
         if let Some(same) = sorted.windows(2).find(|two| name(two[0]) == name(two[1])) {
@@ -73,14 +75,14 @@ impl Tokenizer {
         for (name, _) in tokens.iter().zip(control).filter(|(_, &is_control)| is_control) {
             if let Some(&first) = name.as_bytes().first() {
                 begins_control[usize::from(first)] = true;
-                control_lengths.push(name.len());
+                memory::push(&mut control_lengths, name.len())?;
             }
         }
         control_lengths.sort_unstable_by(|a, b| b.cmp(a));
         control_lengths.dedup();
         let mut made = Self {
             names: tokens,
-            is_control: control.to_vec(),
+            is_control: memory::copied(control)?,
             sorted,
             byte_ids: [0; 256],
             merges: Merges::default(),
@@ -108,24 +110,31 @@ impl Tokenizer {
             fail!(Unsupported, "tokenizer.ggml.model: expected gpt2 (byte-level BPE), got {kind:?}");
         }
         let pre = PreTokenizer::of(file.text("tokenizer.ggml.pre").unwrap_or("gpt-2"))?;
-        let tokens = file.texts("tokenizer.ggml.tokens").unwrap_or(&[]).to_vec();
+        let names = file.texts("tokenizer.ggml.tokens").unwrap_or(&[]);
+        let mut tokens = memory::room(names.len())?;
+        for name in names {
+            tokens.push(memory::text(name)?);
+        }
         let types = file.integers("tokenizer.ggml.token_type").unwrap_or(&[]);
-        let control: Vec<bool> = types.iter().map(|kind| *kind == CONTROL).collect();
+        let control = memory::collected(types.iter().map(|kind| *kind == CONTROL))?;
         Self::new(tokens, file.texts("tokenizer.ggml.merges").unwrap_or(&[]), &control, pre)
     }
 
     /// Ids of a text, none put before or after it; with `Special::Text` none of them is a control token's.
-    pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
-        let (mut ids, mut scratch, mut rest) = (Vec::new(), Scratch::default(), text);
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        let (mut ids, mut scratch, mut rest) = (memory::room(text.len())?, Scratch::default(), text);
         if special == Special::Parse {
             while let Some((start, end, id)) = self.find_control(rest) {
-                self.encode_plain(&rest[..start], &mut ids, &mut scratch);
+                self.encode_plain(&rest[..start], &mut ids, &mut scratch)?;
                 ids.push(id);
                 rest = &rest[end..];
             }
         }
-        self.encode_plain(rest, &mut ids, &mut scratch);
-        ids
+        self.encode_plain(rest, &mut ids, &mut scratch)?;
+        Ok(ids)
     }
 
     /// The bytes that ids stand for, without control tokens; ids that are no tokens stand for nothing.
@@ -181,7 +190,7 @@ impl Tokenizer {
     }
 
     fn resolve(&self, merges: &[String]) -> Result<Merges> {
-        let mut found = Vec::with_capacity(merges.len());
+        let mut found = memory::room(merges.len())?;
         let mut joined = String::new();
         for merge in merges {
             let Some((left, right)) = merge.split_once(' ') else {
@@ -199,7 +208,7 @@ impl Tokenizer {
                 }
             }
         }
-        match Merges::new(self.len(), &found) {
+        match Merges::new(self.len(), &found)? {
             Ok(merges) => Ok(merges),
             Err((first, again)) => fail!(
                 Malformed,
@@ -222,7 +231,7 @@ impl Tokenizer {
         })
     }
 
-    fn encode_plain(&self, mut text: &str, ids: &mut Vec<u32>, scratch: &mut Scratch) {
+    fn encode_plain(&self, mut text: &str, ids: &mut Vec<u32>, scratch: &mut Scratch) -> Result<()> {
         while !text.is_empty() {
             let (word, rest) = text.split_at(self.pre.first_word(text));
             text = rest;
@@ -233,8 +242,9 @@ impl Tokenizer {
             }
             let start = ids.len();
             ids.extend(word.bytes().map(|byte| self.byte_ids[usize::from(byte)]));
-            self.merges.merge(ids, start, scratch);
+            self.merges.merge(ids, start, scratch)?;
         }
+        Ok(())
     }
 
     fn id_of_word(&self, word: &str) -> Option<u32> {

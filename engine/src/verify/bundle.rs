@@ -12,8 +12,9 @@ use super::keys::PublicKey;
 use super::manifest::{parse_version, FileEntry, Manifest, ENVELOPE_NAME, MANIFEST_NAME};
 use super::sha2::{hex, Sha256};
 use super::zip;
+use crate::bytes::Bytes;
 use crate::error::Result;
-use crate::memory::Bytes;
+use crate::memory;
 use crate::model::Source;
 use crate::table::Table;
 
@@ -67,7 +68,7 @@ impl Bundle {
         // (1) A trusted key signed these bytes; nothing of the bundle was interpreted before.
         let manifest_bytes = match trust {
             Trust::Keys(keys) => signed(&files, bytes(manifest_bytes), keys)?,
-            Trust::HostHasVerified => at_most(MANIFEST_NAME, bytes(manifest_bytes))?.to_vec(),
+            Trust::HostHasVerified => memory::copied(at_most(MANIFEST_NAME, bytes(manifest_bytes))?)?,
         };
         // (2) They are a manifest that this engine is new enough to understand.
         let manifest = Manifest::parse(&manifest_bytes)?;
@@ -181,7 +182,7 @@ fn members(file: &Source, archive: Range<usize>) -> Result<Files> {
     let part = |place: Range<usize>| -> Source {
         Arc::new(Part { file: file.clone(), place: archive.start + place.start..archive.start + place.end })
     };
-    Ok(found.into_iter().map(|(name, place)| (name, part(place))).collect())
+    Table::of(memory::collected(found.into_iter().map(|(name, place)| (name, part(place))))?)
 }
 
 fn bytes(source: &Source) -> &[u8] {
@@ -277,7 +278,7 @@ mod folder {
     pub fn files(root: &Path) -> Result<Files> {
         let mut files = Files::default();
         for name in names(root)? {
-            files.insert(name.clone(), crate::files::open(&root.join(&name))?);
+            files.insert(name.clone(), crate::files::open(&root.join(&name))?)?;
         }
         Ok(files)
     }

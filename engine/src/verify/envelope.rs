@@ -38,7 +38,7 @@ impl Envelope {
     fn read(data: &[u8]) -> Result<Self> {
         let value = Value::parse(data)?;
         check_members(&value, &["payload", "payloadType", "signatures"])?;
-        if value.to_text().as_bytes() != data {
+        if !value.is_written(data) {
             fail!(Malformed, "not in canonical form: no white space, no escape that need not be");
         }
         let payload_type = text(&value, "payloadType")?;

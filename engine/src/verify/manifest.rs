@@ -13,6 +13,7 @@ use core::ops::Range;
 use super::sha2::{hex, Sha256};
 use crate::error::{Error, Result};
 use crate::json::Value;
+use crate::memory;
 use crate::table::Table;
 
 /// Where a bundle holds its manifest.
@@ -77,7 +78,7 @@ impl Manifest {
     fn read(data: &[u8]) -> Result<Self> {
         let value = Value::parse(data)?;
         check_members(&value, &MEMBERS)?;
-        if value.to_text().as_bytes() != data {
+        if !value.is_written(data) {
             fail!(Malformed, "not in canonical form: sorted keys once each, no white space");
         }
         let format_version = whole(&value, "format_version")?;
@@ -202,11 +203,14 @@ fn entries(object: &Value) -> Result<Table<FileEntry>> {
     if !files.windows(2).all(|two| two[0].0 < two[1].0) {
         fail!(Malformed, "not in canonical form: expected sorted files");
     }
-    let named = |(path, value): &(String, Value)| match entry(value) {
-        Ok(entry) => Ok((path.clone(), entry)),
-        Err(error) => fail!(Malformed, "files[{path:?}]: {error}"),
-    };
-    files.iter().map(named).collect()
+    let mut found = memory::room(files.len())?;
+    for (path, value) in files {
+        match entry(value) {
+            Ok(entry) => found.push((path.clone(), entry)),
+            Err(error) => fail!(Malformed, "files[{path:?}]: {error}"),
+        }
+    }
+    Table::of(found)
 }
 
 fn entry(value: &Value) -> Result<FileEntry> {
@@ -311,7 +315,7 @@ fn check_paths(files: &Table<FileEntry>) -> Result<()> {
         if seen.contains(&folded) {
             fail!(Malformed, "files: {path:?} is there twice where case does not count");
         }
-        seen.insert(folded, ());
+        seen.insert(folded, ())?;
     }
     for path in files.names() {
         let folded = path.to_ascii_lowercase();
