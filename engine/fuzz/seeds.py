@@ -8,6 +8,7 @@ text that the engine's sources compare with.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -297,17 +298,30 @@ def described(members: dict[str, bytes], *damages: bytes) -> bytes:
 
 def manifest(parts: dict[str, bytes], expires: str | None = None) -> bytes:
     """A manifest of the bundle that `manifest.c` builds."""
-    import hashlib
+    files = {"gguf/trunk.gguf": parts["trunk.gguf"], "tasks/x.json": parts["text-alone.json"]}
+    return manifest_of(files, tasks=["x"], expires=expires)
+
+
+def manifest_of(files: dict[str, bytes], *, tasks: list[str], expires: str | None = None) -> bytes:
+    """A manifest of files and tasks."""
 
     def entry(data: bytes) -> dict[str, Any]:
         return {"bytes": len(data), "role": "part", "runtime": None, "sha256": hashlib.sha256(data).hexdigest()}
 
-    files = {"gguf/trunk.gguf": entry(parts["trunk.gguf"]), "tasks/x.json": entry(parts["text-alone.json"])}
     value = {
-        "base_digest": "0" * 64, "context_length": 64, "created": "2025-01-01T00:00:00Z", "expires": expires,
-        "files": files, "format_version": 1, "is_simulated": True, "minimum_runtime": "0.1.0", "name": "fuzz",
-        "tasks": ["x"], "training_data": [], "version": "1.0.0",
-    }  # fmt: skip
+        "base_digest": "0" * 64,
+        "context_length": CONTEXT,
+        "created": "2025-01-01T00:00:00Z",
+        "expires": expires,
+        "files": {name: entry(data) for name, data in files.items()},
+        "format_version": 1,
+        "is_simulated": True,
+        "minimum_runtime": "0.1.0",
+        "name": "fuzz",
+        "tasks": tasks,
+        "training_data": [],
+        "version": "1.0.0",
+    }
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -2,14 +2,18 @@
 
 use alloc::vec::Vec;
 
-/// The bytes of a text; none where another text, or no bytes, would be meant by it.
-pub fn decode(text: &str) -> Option<Vec<u8>> {
+/// The most bytes that a text stands for.
+pub fn most_bytes(text: &str) -> usize {
+    text.len() / 4 * 3
+}
+
+/// Put the bytes of a text behind others; none where another text, or no bytes, would be meant by it.
+pub fn decode(text: &str, data: &mut Vec<u8>) -> Option<()> {
     let text = text.as_bytes();
     let padding = text.iter().rev().take(2).take_while(|&&letter| letter == b'=').count();
     if !text.len().is_multiple_of(4) {
         return None;
     }
-    let mut data = Vec::with_capacity(text.len() / 4 * 3);
     for four in text[..text.len() - padding].chunks(4) {
         let mut bits = four.iter().try_fold(0, |bits, &letter| Some(bits << 6 | value(letter)?))?;
         bits <<= 6 * (4 - four.len());
@@ -20,7 +24,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
         }
         data.extend_from_slice(kept);
     }
-    Some(data)
+    Some(())
 }
 
 fn value(letter: u8) -> Option<u32> {
@@ -37,6 +41,13 @@ fn value(letter: u8) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decode(text: &str) -> Option<Vec<u8>> {
+        let mut data = Vec::new();
+        super::decode(text, &mut data)?;
+        assert!(data.len() <= most_bytes(text));
+        Some(data)
+    }
 
     #[test]
     fn the_examples_of_the_standard() {

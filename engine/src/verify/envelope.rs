@@ -12,6 +12,7 @@ use super::keys::PublicKey;
 use super::manifest::{check_members, text, typed};
 use crate::error::{Error, Kind, Result};
 use crate::json::Value;
+use crate::memory;
 
 /// What is signed here, and nothing else.
 const PAYLOAD_TYPE: &str = "application/vnd.smallhold.manifest+json";
@@ -28,10 +29,11 @@ impl Envelope {
     /// Read `manifest.dsse.json`.
     ///
     /// # Errors
-    /// `Untrusted`: it is not an envelope of a manifest in the one form.
+    /// `Untrusted`: it is not an envelope of a manifest in the one form. `Memory`: the system has not so much.
     pub fn parse(data: &[u8]) -> Result<Self> {
-        Self::read(data).map_err(|error| {
-            Error::new(Kind::Untrusted, alloc::format!("manifest.dsse.json is not a signed envelope: {error}"))
+        Self::read(data).map_err(|error| match error.kind {
+            Kind::Memory => error,
+            _ => Error::new(Kind::Untrusted, alloc::format!("manifest.dsse.json is not a signed envelope: {error}")),
         })
     }
 
@@ -46,7 +48,11 @@ impl Envelope {
             fail!(Malformed, "payloadType: expected {PAYLOAD_TYPE}, got {payload_type:?}");
         }
         let items = typed(&value, "signatures", "a list", Value::as_list)?;
-        Ok(Self { payload: bytes(&value, "payload")?, signatures: items.iter().map(signature).collect::<Result<_>>()? })
+        let mut signatures = memory::room(items.len())?;
+        for item in items {
+            signatures.push(signature(item)?);
+        }
+        Ok(Self { payload: bytes(&value, "payload")?, signatures })
     }
 
     /// The bytes that were signed, once a trusted key has signed them.
@@ -54,17 +60,21 @@ impl Envelope {
     /// # Errors
     /// `Untrusted`: no key of `keys` is named, or one that is named did not sign this.
     pub fn verified(self, keys: &[PublicKey]) -> Result<Vec<u8>> {
-        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &self.payload);
-        let mut is_signed = false;
-        for (id, signature) in &self.signatures {
-            if let Some(key) = keys.iter().find(|key| key.id() == id) {
-                if !key.verify(&signed, signature) {
-                    fail!(Untrusted, "the signature by key {} does not match the manifest", short(id));
-                }
-                is_signed = true;
+        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &self.payload)?;
+        let mut verified: Vec<&(String, Vec<u8>)> = Vec::new();
+        for named in &self.signatures {
+            let (id, signature) = named;
+            let Some(key) = keys.iter().find(|key| key.id() == id) else { continue };
+            // One that is there a hundred thousand times is verified once: that costs the sender nothing, but us seconds.
+            if verified.contains(&named) {
+                continue;
             }
+            if !key.verify(&signed, signature) {
+                fail!(Untrusted, "the signature by key {} does not match the manifest", short(id));
+            }
+            memory::push(&mut verified, named)?;
         }
-        if !is_signed {
+        if verified.is_empty() {
             let named = listed(self.signatures.iter().map(|(id, _)| id.as_str()));
             let trusted = listed(keys.iter().map(PublicKey::id));
             fail!(Untrusted, "signed by nobody this device trusts: signed by {named}, trusted are {trusted}");
@@ -74,9 +84,15 @@ impl Envelope {
 }
 
 /// What a signature covers (PAE of the protocol).
-pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+///
+/// # Errors
+/// `Memory`: the system has not so much.
+pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Result<Vec<u8>> {
     let head = alloc::format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
-    [head.as_bytes(), payload].concat()
+    let mut encoded = memory::room(head.len() + payload.len())?;
+    encoded.extend_from_slice(head.as_bytes());
+    encoded.extend_from_slice(payload);
+    Ok(encoded)
 }
 
 fn signature(item: &Value) -> Result<(String, Vec<u8>)> {
@@ -85,7 +101,13 @@ fn signature(item: &Value) -> Result<(String, Vec<u8>)> {
 }
 
 fn bytes(object: &Value, member: &str) -> Result<Vec<u8>> {
-    typed(object, member, "base64 in its one canonical form", |value| base64::decode(value.as_text()?))
+    const WHAT: &str = "base64 in its one canonical form";
+    let text = typed(object, member, WHAT, Value::as_text)?;
+    let mut data = memory::room(base64::most_bytes(text))?;
+    match base64::decode(text, &mut data) {
+        Some(()) => Ok(data),
+        None => fail!(Malformed, "{member}: expected {WHAT}"),
+    }
 }
 
 fn short(id: &str) -> String {
@@ -108,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_encoding_is_the_one_of_the_protocol() {
-        let encoded = pre_authentication_encoding("http://example.com/HelloWorld", b"hello world");
+        let encoded = pre_authentication_encoding("http://example.com/HelloWorld", b"hello world").unwrap();
         assert_eq!(encoded, b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
     }
 

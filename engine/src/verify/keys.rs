@@ -11,6 +11,9 @@ use crate::error::Result;
 /// What precedes the 32 bytes in a SubjectPublicKeyInfo of ed25519 (RFC 8410, section 4).
 const PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// Letters of those 44 bytes.
+const MOST_LETTERS: usize = 60;
+
 /// A key that signs bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
@@ -31,8 +34,10 @@ impl PublicKey {
     pub fn from_pem(text: &str) -> Result<Self> {
         let body = text.trim().strip_prefix("-----BEGIN PUBLIC KEY-----");
         let body = body.and_then(|body| body.strip_suffix("-----END PUBLIC KEY-----"));
-        let data = body.and_then(|body| base64::decode(body.trim()));
-        match data.as_deref().and_then(|data| data.strip_prefix(&PREFIX)?.try_into().ok()) {
+        let mut data = Vec::new();
+        let body = body.map(str::trim).filter(|body| body.len() <= MOST_LETTERS);
+        let is_read = body.is_some_and(|body| base64::decode(body, &mut data).is_some());
+        match data.strip_prefix(&PREFIX).filter(|_| is_read).and_then(|raw| raw.try_into().ok()) {
             Some(raw) => Ok(Self::from_raw(raw)),
             None => fail!(Malformed, "expected an ed25519 public key in PEM form"),
         }

@@ -13,6 +13,7 @@ use core::ops::Range;
 use super::manifest::check_path;
 use crate::crc32::crc32;
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 
 /// 2.0: folders in names, nothing newer.
 const VERSION: u16 = 20;
@@ -43,12 +44,12 @@ pub fn members(archive: &[u8]) -> Result<Vec<(String, Range<usize>)>> {
             return Err(wrong(at));
         }
         at = member.content.end;
-        members.push(member);
+        memory::push(&mut members, member)?;
     }
-    if index(&members).as_deref() != Some(&archive[at..]) {
+    if index(&members)?.as_deref() != Some(&archive[at..]) {
         return Err(wrong(at));
     }
-    Ok(members.into_iter().map(|member| (member.name, member.content)).collect())
+    memory::collected(members.into_iter().map(|member| (member.name, member.content)))
 }
 
 /// The member whose header begins at `at`.
@@ -94,9 +95,14 @@ fn local_header(member: &Member) -> Option<Vec<u8>> {
     Some([LOCAL, shared(member)?.as_slice(), member.name.as_bytes()].concat())
 }
 
-/// The central directory and the end record.
-fn index(members: &[Member]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
+/// The central directory and the end record; none where the layout has no room for them.
+fn index(members: &[Member]) -> Result<Option<Vec<u8>>> {
+    let size = members.iter().map(|member| 46 + member.name.len()).sum::<usize>() + 22;
+    let mut out = memory::room(size)?;
+    Ok(write_index(members, &mut out).map(|()| out))
+}
+
+fn write_index(members: &[Member], out: &mut Vec<u8>) -> Option<()> {
     for member in members {
         let header = member.content.start - 30 - member.name.len();
         out.extend(b"PK\x01\x02");
@@ -114,7 +120,7 @@ fn index(members: &[Member]) -> Option<Vec<u8>> {
     [0, 0, count, count].iter().for_each(|field| out.extend(field.to_le_bytes()));
     [length, start].iter().for_each(|field| out.extend(field.to_le_bytes()));
     out.extend([0; 2]);
-    Some(out)
+    Some(())
 }
 
 #[cfg(test)]
@@ -134,7 +140,7 @@ mod tests {
             out.extend(local_header(&members[members.len() - 1]).unwrap());
             out.extend(*content);
         }
-        out.extend(index(&members).unwrap());
+        out.extend(index(&members).unwrap().unwrap());
         out
     }
 
