@@ -1,10 +1,13 @@
 #!/bin/sh
-# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test [NAME]]]
-# The library and the program; for WebAssembly the library. `test` runs the library's tests instead, emulated by qemu.
+# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test [NAME]] |
+#                               aarch64-linux-android | aarch64-apple-ios]
+# The library and the program; for WebAssembly the library, for phones the static one. `test` runs the library's tests
+# instead, emulated by qemu.
 #
 # Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
 # rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target. 64-bit ARM needs a
-# linker and a C library too (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross), its tests qemu-user.
+# linker and a C library too (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross), its tests qemu-user. A static library is not
+# linked: for phones neither the NDK nor Xcode is needed here, but by the app that takes it in.
 set -eu
 cd "$(dirname "$0")"
 target=${1:-native}
@@ -29,6 +32,7 @@ case $target in
       shift
     fi
     ;;
+  aarch64-linux-android | aarch64-apple-ios) what='rustc --release --lib --crate-type staticlib' ;;
   *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
 esac
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then

@@ -11,6 +11,7 @@
 const char EVERY_REQUEST[] =
     "{\"about\":true}\n"
     "{\"task\":\"x\",\"text\":\"Red, itchy: 39 \xc2\xb0""C \xd0\xb4\xd0\xb0\",\"explain\":true}\n"
+    "{\"task\":\"x\",\"text\":\"Don't  give 1234 mg.\\n\\n \\tI'LL (see) aedaedaedaedaedaedaedaedaedaedaedaedaedaedaedaed!!\"}\n"
     "{\"task\":\"x\",\"patient\":\"7\",\"static\":[1]}\n"
     "{\"task\":\"x\",\"patient\":\"7\",\"observe\":[[\"HR\",118],[\"HR\",1e9]],\"close\":2,\"decide\":true}\n"
     "{\"task\":\"x\",\"patient\":\"7\",\"observe\":[[\"HR\",40.5]],\"close\":true,\"decide\":true,\"explain\":true}\n"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fuzz the engine's parsers through the C interface: engine/fuzz/fuzz.sh [SECONDS [TARGET...]]
 #
-# SECONDS by the clock for each target (60); targets are the C files here that hold LLVMFuzzerTestOneInput (all).
+# SECONDS by the clock for each target (60), 0 tries seeds and corpora alone; targets are the C files here that hold LLVMFuzzerTestOneInput (all).
 # Needs cargo, clang with libFuzzer (clang-22 and libclang-rt-22-dev, or others of any version), python with smallhold
 # (PYTHON). The library is built with the compiler's unstable flags: coverage for libFuzzer, AddressSanitizer, overflow
 # checks and debug assertions. Corpora and crashes stay in engine/target/fuzz and are gone on with; a crash ends its
@@ -16,7 +16,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 python=${PYTHON:-python3}
 
 tool() { # the newest of a tool's versions
-  for version in '' -24 -23 -22 -21 -20 -19 -18 -17 -16 -15 -14; do
+  for version in -24 -23 -22 -21 -20 -19 -18 -17 -16 -15 -14 ''; do
     if command -v "$1$version" >/dev/null; then echo "$1$version"; return; fi
   done
 }
@@ -48,18 +48,22 @@ build run "-Zsanitizer=address $counters -Cdebug-assertions=on -Coverflow-checks
 for target in "$@"; do link run "$target" -fsanitize=fuzzer,address; done
 
 export SMALLHOLD_FUZZ_PARTS="$out/parts"
+limit=-max_total_time=$seconds
+[ "$seconds" != 0 ] || limit=-runs=0
 failed=
 for target in "$@"; do
   mkdir -p "$out/corpus/$target"
   echo "fuzz.sh: $target, $seconds s"
-  time "$out/run/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=256 -max_len=131072 \
+  time "$out/run/$target" "$limit" -timeout=60 -rss_limit_mb=2048 -malloc_limit_mb=256 -max_len=131072 \
     -dict="$out/words.dict" -artifact_prefix="$out/$target-" -print_final_stats=1 \
     "$out/corpus/$target" "$out/seeds/$target" >"$out/$target.log" 2>&1 || failed="$failed $target"
-  grep -E '^(#[0-9]+.*DONE|==.*ERROR|SUMMARY|stat::number_of_exec|stat::peak_rss|INFO: Loaded 1 mod)' "$out/$target.log" || true
+  grep -aE '^(#[0-9]+.*DONE|==.*ERROR|SUMMARY|stat::number_of_exec|stat::peak_rss|INFO: Loaded 1 mod)' "$out/$target.log" || true
 done
 
 cov=$(tool llvm-cov) profdata=$(tool llvm-profdata)
-if [ -n "$cov" ] && [ -n "$profdata" ]; then
+if [ "$seconds" = 0 ]; then
+  :
+elif [ -n "$cov" ] && [ -n "$profdata" ]; then
   echo "fuzz.sh: coverage of all targets together"
   build cover -Cinstrument-coverage 1
   objects=
@@ -70,7 +74,7 @@ if [ -n "$cov" ] && [ -n "$profdata" ]; then
     objects="$objects -object $out/cover/$target"
   done
   "$profdata" merge -o "$out/cover/all.profdata" "$out"/cover/*.profraw
-  "$cov" report $objects -instr-profile "$out/cover/all.profdata" --ignore-filename-regex='rustc|\.cargo|fuzz/' |
+  "$cov" report $objects -instr-profile "$out/cover/all.profdata" --ignore-filename-regex='/rustc|/\.cargo/' |
     tee "$out/coverage.txt"
 else
   echo "fuzz.sh: no table of lines: apt-get install llvm-22"

@@ -105,7 +105,9 @@ def tiny_bundle(seeds: ModuleType, **changed: bytes) -> bytes:
         "tasks/y.json": "signal-y.json",
     }
     parts = seeds.make_parts()
-    members = {place: changed.get(part.replace(".", "_").replace("-", "_"), parts[part]) for place, part in places.items()}
+    members = {
+        place: changed.get(part.replace(".", "_").replace("-", "_"), parts[part]) for place, part in places.items()
+    }
     members["manifest.json"] = seeds.manifest_of(members, tasks=["x", "y"])
     return seeds.archive(members)  # type: ignore[no-any-return]
 
@@ -173,7 +175,11 @@ def test_a_prompt_beyond_the_context_is_refused_before_memory_is_taken(seeds: Mo
     tokens, message = np.zeros(1 << 26, np.uint32), ctypes.create_string_buffer(512)
     with limited_memory(256 * MEGABYTE):
         kind = library.smallhold_session_append(
-            ctypes.c_void_p(session._handle), ctypes.c_void_p(tokens.ctypes.data), None, ctypes.c_size_t(tokens.size), message
+            ctypes.c_void_p(session._handle),
+            ctypes.c_void_p(tokens.ctypes.data),
+            None,
+            ctypes.c_size_t(tokens.size),
+            message,
         )
     assert (kind, b"exceed the context length 64" in message.value) == (CAPACITY, True)
     assert session.length == backend.context_length
@@ -221,7 +227,9 @@ def test_memory_that_ends_at_any_large_allocation_is_an_error(hospital: Path, tm
     made = tmp_path / "scarce_memory"
     words = [compiler, "-std=c11", "-O1", "-fno-builtin", "-Wall", "-Wextra", "-Werror", f"-I{ENGINE / 'include'}"]
     words += [str(HERE / "scarce_memory.c"), str(ENGINE / "target" / "release" / "libsmallhold_engine.a")]
-    done = subprocess.run([*words, "-lpthread", "-ldl", "-lm", "-o", str(made)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*words, "-lpthread", "-ldl", "-lm", "-o", str(made)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     # 64 KiB and more; what is smaller ends the process, as everywhere in Rust.
     asked = [str(made), str(hospital), str(MODELS / "hospital" / "gguf" / "trunk.gguf"), "65536"]
