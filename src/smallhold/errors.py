@@ -21,6 +21,11 @@
     │   └── DeadlineError       the decision came too late
     ├── PolicyError         a profile is not total, not monotone, or permits on a clause nobody has read
     ├── JournalError        the journal was altered, cut, or cannot be written
+    ├── PrivacyError        an update cannot be protected as asked: nothing leaves the site
+    │   ├── BudgetExceeded      the release would spend more than was granted: stop the round
+    │   ├── LedgerError         the privacy ledger was altered, cut, forged, or cannot be written
+    │   ├── SecureSumError      a message of secure aggregation is forged, replayed, malformed or out of turn
+    │   └── EncryptionError     a ciphertext is malformed, of another key or of another shape
     ├── EndpointError       a teacher's endpoint cannot be asked, or refuses every question
     │   └── EgressError         rows may not leave this machine for that endpoint
     ├── FederationError   a federated job cannot go on
@@ -129,6 +134,26 @@ class PolicyError(SmallholdError):
 
 class JournalError(SmallholdError):
     """The journal was altered, cut, or cannot be written."""
+
+
+class PrivacyError(SmallholdError):
+    """An update cannot be protected as asked; nothing leaves the site."""
+
+
+class BudgetExceeded(PrivacyError):  # noqa: N818 - the name that the field uses
+    """The release would spend more than was granted; nothing was spent and nothing may be released."""
+
+
+class LedgerError(PrivacyError):
+    """The privacy ledger was altered, cut, forged, or cannot be written."""
+
+
+class SecureSumError(PrivacyError):
+    """A message of secure aggregation is forged, replayed, malformed or out of turn."""
+
+
+class EncryptionError(PrivacyError):
+    """A ciphertext is malformed, of another key or of another shape."""
 
 
 class EndpointError(SmallholdError):
