@@ -13,8 +13,8 @@ _SUM_MARGIN = 2.0**-40  # more than the float64 sums of squares below can be wro
 def clip_update(update: npt.NDArray[np.floating], *, clip_norm: float) -> tuple[npt.NDArray[np.float32], float]:
     """Scale an update down to an L2 norm of at most `clip_norm`; a smaller one is left as it is.
 
-    Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1; for whole updates
-    McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", arXiv:1710.06963, section 2.
+    Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1; for whole
+    updates McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", arXiv:1710.06963, section 2.
 
     Guarantees:
         - The float64 norm of the float32 array returned is at most `clip_norm`, rounding included.

@@ -43,9 +43,7 @@ def rounded_norm_bound(clip_norm: float, num_parameters: int, *, beta: float = m
     return min(worst, math.sqrt(likely))
 
 
-def round_conditionally(
-    values: npt.NDArray[np.float64], *, norm_bound: float, random: Random | None = None
-) -> Int64:
+def round_conditionally(values: npt.NDArray[np.float64], *, norm_bound: float, random: Random | None = None) -> Int64:
     """Round stochastically to whole numbers, again and again until the L2 norm is within `norm_bound`.
 
     Args:

@@ -1,7 +1,7 @@
 """Homomorphic encryption of updates: a server adds ciphertexts that it cannot read (CKKS, through TenSEAL).
 
-Source: Cheon, Kim, Kim, Song 2017, "Homomorphic Encryption for Arithmetic of Approximate Numbers"; Microsoft SEAL 4 under
-TenSEAL (extra `he`). Parameters: ring dimension 4096, ciphertext modulus of one 60-bit prime and a 49-bit one for keys,
+Source: Cheon, Kim, Kim, Song 2017, "Homomorphic Encryption for Arithmetic of Approximate Numbers"; Microsoft SEAL 4
+under TenSEAL (extra `he`). Parameters: ring dimension 4096, ciphertext modulus of one 60-bit prime and a 49-bit one for keys,
 109 bits in all: the most that the Homomorphic Encryption Standard's table allows at 128 bits for this ring, and SEAL
 checks it.
 
@@ -12,8 +12,8 @@ them. Nothing here is a threshold scheme.
 
 Why whole numbers: a CKKS ciphertext decrypts to the sum plus a noise that depends on the secret key, and publishing
 that noise gives the key away (Li, Micciancio 2021, "On the Security of Homomorphic Encryption on Approximate
-Numbers"). Here the sum is a whole number and the noise is rounded away before anybody sees it, so that what is published
-does not depend on it. And a whole number leaves room: several levels ride in one slot as digits.
+Numbers"). Here the sum is a whole number and the noise is rounded away before anybody sees it, so that what is
+published does not depend on it. And a whole number leaves room: several levels ride in one slot as digits.
 """
 
 from __future__ import annotations
@@ -136,14 +136,12 @@ def encrypt_levels(levels: Int64, public: bytes, config: EncryptionConfig) -> by
     if levels.ndim != 1 or levels.size == 0 or levels.dtype != np.int64:
         raise ShapeError(f"levels: expected a flat int64 array, got {levels.dtype} {levels.shape}")
     bound = (2 ** (config.bits - 1) - 1) // config.num_sites
-    if largest := int(np.max(np.abs(levels))) > bound and int(np.max(np.abs(levels))):
+    if (largest := int(np.max(np.abs(levels)))) > bound:
         raise InputError(
             f"levels: {config.num_sites} sites with {config.bits} bits allow levels up to {bound}, got {largest}"
         )
     ts, context = _open_context(public, config)
-    blobs = []
-    for slots in _to_slots(levels, config):
-        blobs.append(ts.ckks_vector(context, slots).serialize())
+    blobs = [ts.ckks_vector(context, slots).serialize() for slots in _to_slots(levels, config)]
     return _write(config, levels.size, 1, key_name(public), blobs)
 
 
@@ -261,7 +259,9 @@ def _read(data: bytes, config: EncryptionConfig, key: bytes) -> tuple[int, int, 
         raise EncryptionError(f"encrypted update: {len(data)} bytes are less than a header")
     magic, bits, length, summands, found = _HEADER.unpack_from(data)
     if magic != _MAGIC or bits != config.bits or length < 1:
-        raise EncryptionError(f"encrypted update: not one, or of another width: expected {config.bits} bits, got {bits}")
+        raise EncryptionError(
+            f"encrypted update: not one, or of another width: expected {config.bits} bits, got {bits}"
+        )
     if found != key:
         raise EncryptionError("encrypted update: made with another public key")
     if not 1 <= summands <= config.num_sites:

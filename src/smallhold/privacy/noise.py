@@ -1,7 +1,7 @@
-"""Noise for differential privacy: an exact discrete Gaussian, and Gaussian noise on floats that leaks nothing by its bits.
+"""Noise for differential privacy: an exact discrete Gaussian, and noise on floats that leaks nothing by its bits.
 
-Noise drawn as a float is not Gaussian: which floats can come out depends on the value underneath, so the lowest bits
-give a record away (Mironov 2012, "On Significance of the Least Significant Bits for Differential Privacy"). So all noise
+Noise drawn as a float is not Gaussian: which floats can come out depends on the value underneath, so the lowest
+bits give a record away (Mironov 2012, "On Significance of the Least Significant Bits for Differential Privacy"). So all noise
 here is a whole number of grid steps, added to a value that was rounded to the same grid first.
 """
 
@@ -22,7 +22,7 @@ MIN_STDDEV, MAX_STDDEV = 2.0**-10, 2.0**40
 # Grid steps to a standard deviation of `add_gaussian_noise`. Rounding to the grid adds sqrt(P) / 2 steps to an L2
 # sensitivity: with P = 2^30 that is 2^-16 of one standard deviation.
 GRID_STEPS = 2**30
-# How far the float64 probabilities below can be wrong is under 2^-38 (argued in _exponential_coin); this is their window.
+# The float64 probabilities below are wrong by less than 2^-38 (argued in _exponential_coin); this is their window.
 _WINDOW = 2.0**-30
 
 
@@ -39,7 +39,8 @@ def discrete_gaussian(count: int, *, stddev: float, random: Random | None = None
 
     Args:
         count: How many.
-        stddev: Parameter sigma, 2^-10 to 2^40 (the first gives zeros, in effect); the float is taken as the exact fraction that it is.
+        stddev: Parameter sigma, 2^-10 to 2^40 (the first gives zeros, in effect); the float is
+            taken as the exact fraction that it is.
         random: Source of uniform words; default: a fresh `SecureRandom`.
 
     Raises:
@@ -75,7 +76,7 @@ def discrete_laplace(count: int, *, scale: int, random: Random) -> Int64:
     while missing > 0:
         batch = int(missing * 1.7) + 16  # 1 - 1/e are accepted, less the negative zeros
         offset = uniform_below(scale, batch, random)
-        offset = offset[_exponential_coin(Ratio(offset, scale), random)]
+        offset = offset[_exponential_coin(_Ratio(offset, scale), random)]
         value = offset + scale * _geometric(offset.size, random)
         is_negative = (random.words(value.size) & np.uint64(1)).astype(bool)
         keep = ~(is_negative & (value == 0))
@@ -135,7 +136,7 @@ def grid_sensitivity(num_parameters: int, stddev: float) -> float:
     return math.sqrt(num_parameters) * grid_step(stddev)
 
 
-class Ratio:
+class _Ratio:
     """Non-negative rational numbers num / den, one for each entry: in float64 for speed, exact on request.
 
     Args:
@@ -176,7 +177,7 @@ def _gaussian_candidates(count: int, stddev: Fraction, random: Random) -> Int64:
     scale = math.floor(stddev) + 1
     variance = stddev * stddev
     candidate = discrete_laplace(count, scale=scale, random=random)
-    distance = Ratio(np.abs(candidate), square=True, shift=variance / scale, divisor=2 * variance)
+    distance = _Ratio(np.abs(candidate), square=True, shift=variance / scale, divisor=2 * variance)
     return candidate[_exponential_coin(distance, random)]
 
 
@@ -185,12 +186,12 @@ def _geometric(count: int, random: Random) -> Int64:
     value = np.zeros(count, dtype=np.int64)
     running = np.arange(count)
     while running.size:
-        running = running[_exponential_coin(Ratio(np.ones(running.size, dtype=np.int64)), random)]
+        running = running[_exponential_coin(_Ratio(np.ones(running.size, dtype=np.int64)), random)]
         value[running] += 1
     return value
 
 
-def _exponential_coin(exponent: Ratio, random: Random) -> npt.NDArray[np.bool_]:
+def _exponential_coin(exponent: _Ratio, random: Random) -> npt.NDArray[np.bool_]:
     """(n,) True with probability exactly exp(-exponent), independently.
 
     Why the window suffices: every input is a whole number below 2^53 or rounded once, so that a plain ratio y is wrong
@@ -210,7 +211,7 @@ def _exponential_coin(exponent: Ratio, random: Random) -> npt.NDArray[np.bool_]:
 
 
 def _exact_coin(exponent: Fraction, word: int, random: Random) -> bool:
-    """Whether the real number whose first 64 bits are `word` is below exp(-exponent); draws more bits until it shows."""
+    """Whether the real number that begins with the 64 bits of `word` is below exp(-exponent); draws bits until it shows."""
     uniform, bits = word, 64
     while True:
         low, high = _exponential_bounds(exponent, bits)

@@ -20,7 +20,9 @@ def packed_size(count: int, bits: int) -> int:
 def word_type(bits: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned type of numpy that holds numbers of `bits` bits: uint8, 16, 32 or 64."""
     check_count(bits, "bits", at_most=64)
-    return np.dtype(next(kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if np.dtype(kind).itemsize * 8 >= bits))
+    return np.dtype(
+        next(kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if np.dtype(kind).itemsize * 8 >= bits)
+    )
 
 
 def pack_bits(values: UInt, bits: int) -> npt.NDArray[np.uint8]:
@@ -44,7 +46,9 @@ def pack_bits(values: UInt, bits: int) -> npt.NDArray[np.uint8]:
     if bits == dtype.itemsize * 8:
         return values.astype(dtype.newbyteorder("<")).view(np.uint8)
     groups = -(-values.size // _GROUP)
-    columns = np.zeros((_GROUP, groups), dtype=dtype)  # column j of every group lies together: each line below is one pass
+    columns = np.zeros(
+        (_GROUP, groups), dtype=dtype
+    )  # column j of every group lies together: each line below is one pass
     padded = np.zeros(groups * _GROUP, dtype=dtype)
     padded[: values.size] = values
     columns[:] = padded.reshape(groups, _GROUP).T
@@ -69,9 +73,8 @@ def unpack_bits(packed: npt.NDArray[np.uint8], count: int, bits: int) -> UInt:
         raise ShapeError(
             f"packed: expected {expected} bytes for {count} numbers of {bits} bits, got {packed.dtype} {packed.shape}"
         )
-    if unused := expected * 8 - count * bits:
-        if int(packed[-1]) >> (8 - unused):
-            raise ShapeError("packed: the unused bits of the last byte are not zero")
+    if (unused := expected * 8 - count * bits) and int(packed[-1]) >> (8 - unused):
+        raise ShapeError("packed: the unused bits of the last byte are not zero")
     if bits == dtype.itemsize * 8:
         return packed.view(dtype.newbyteorder("<")).astype(dtype)
     groups = -(-count // _GROUP)

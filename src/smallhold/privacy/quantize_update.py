@@ -110,7 +110,9 @@ def quantize_update(
     with np.errstate(over="ignore"):
         exact = np.max(np.abs(rows), axis=1) / max_code
         scales = exact.astype(np.float32)
-        scales = np.where(scales < exact, np.nextafter(scales, np.float32(np.inf)), scales)  # rounded up: codes stay in range
+        scales = np.where(
+            scales < exact, np.nextafter(scales, np.float32(np.inf)), scales
+        )  # rounded up: codes stay in range
     if not np.isfinite(scales).all():
         raise PrivacyError("update: an entry does not fit float32, the type of a group's scale")
     divisors = np.where(scales > 0, scales, np.float32(1)).astype(np.float64)
@@ -131,4 +133,3 @@ def _check_form(bits: int, group_size: int) -> int:
     if not 8 <= group_size <= 32768 or group_size & (group_size - 1):
         raise InputError(f"group_size: expected a power of two from 8 to 32768, got {group_size!r}")
     return group_size
-

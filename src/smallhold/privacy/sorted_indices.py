@@ -1,7 +1,7 @@
 """Sorted positions in a long vector, in about 2 + log2(P / k) bits each.
 
-Source: Elias 1974, "Efficient Storage and Retrieval by Content and Address of Static Files"; Fano 1971 (Elias-Fano coding):
-the low bits of each position as they are, the high bits as the differences between neighbours, in unary.
+Source: Elias 1974, "Efficient Storage and Retrieval by Content and Address of Static Files"; Fano 1971 (Elias-Fano
+coding): the low bits of each position as they are, the high bits as the differences between neighbours, in unary.
 """
 
 from __future__ import annotations

@@ -50,9 +50,7 @@ def encode_weighted(
     return np.concatenate([levels, np.array(digits, dtype=np.int64)])
 
 
-def decode_weighted(
-    total: Int64, *, max_examples: int, fixed_point: FixedPoint
-) -> tuple[npt.NDArray[np.float64], int]:
+def decode_weighted(total: Int64, *, max_examples: int, fixed_point: FixedPoint) -> tuple[npt.NDArray[np.float64], int]:
     """The weighted mean and the number of examples behind it, from the sum of what the sites encoded.
 
     Args:

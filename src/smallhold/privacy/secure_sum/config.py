@@ -52,7 +52,9 @@ class SecureSumConfig:
             if not 1 <= len(site.encode()) <= 200 or len(key) != 32:
                 raise InputError(f"members: expected ids of 1 to 200 bytes with keys of 32 bytes, got {site[:80]!r}")
         if not MIN_SITES <= num_members <= 65535:
-            raise InputError(f"members: expected {MIN_SITES} to 65535 sites (a sum of two shows each the other), got {num_members}")
+            raise InputError(
+                f"members: expected {MIN_SITES} to 65535 sites (a sum of two shows each the other), got {num_members}"
+            )
         if len({*self.members.values(), self.server_key}) != num_members + 1 or len(self.server_key) != 32:
             raise InputError("members: two parties have the same key, or the server's key has not 32 bytes")
         check_count(self.length, "length")

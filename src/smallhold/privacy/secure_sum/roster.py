@@ -86,7 +86,9 @@ def read_roster(body: bytes, config: SecureSumConfig) -> Roster:
             raise SecureSumError(f"the roster names {site!r} twice or out of order")
         advertisements[site] = Advertisement.from_bytes(advertised)
     if len(advertisements) < config.threshold:
-        raise SecureSumError(f"too few sites: expected at least {config.threshold}, the roster has {len(advertisements)}")
+        raise SecureSumError(
+            f"too few sites: expected at least {config.threshold}, the roster has {len(advertisements)}"
+        )
     keys = [key for shown in advertisements.values() for key in (shown.mask_key, shown.share_key)]
     if len(set(keys)) != len(keys):
         raise SecureSumError("the roster holds the same public key twice")

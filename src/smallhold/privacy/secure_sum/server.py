@@ -21,7 +21,14 @@ from smallhold.privacy.secure_sum.envelope import (
     unseal,
 )
 from smallhold.privacy.secure_sum.masks import add_masks, commit_seed, self_mask_key
-from smallhold.privacy.secure_sum.roster import MASK_PURPOSE, Advertisement, Roster, mask_sign, read_roster, write_roster
+from smallhold.privacy.secure_sum.roster import (
+    MASK_PURPOSE,
+    Advertisement,
+    Roster,
+    mask_sign,
+    read_roster,
+    write_roster,
+)
 from smallhold.privacy.shamir import SHARE_BYTES, join_shares, lagrange_at_zero
 
 _CIPHERTEXT_BYTES = 2 * SHARE_BYTES + 16
@@ -185,8 +192,7 @@ class SecureSumServer:
         roster = self._roster
         places = {
             opener: {
-                owner: place
-                for place, owner in enumerate(o for o in roster.holders(opener) if o in self._sharers)
+                owner: place for place, owner in enumerate(o for o in roster.holders(opener) if o in self._sharers)
             }
             for opener in self._received
         }
@@ -235,7 +241,9 @@ class SecureSumServer:
         self._total += vector
         self._received[sender] = b""
 
-    def _recover(self, owner: str, shares: Mapping[str, bytes], weights: dict[tuple[int, ...], dict[int, int]]) -> bytes:
+    def _recover(
+        self, owner: str, shares: Mapping[str, bytes], weights: dict[tuple[int, ...], dict[int, int]]
+    ) -> bytes:
         """The secret that an owner's holders open; with shares to spare, one wrong share is found and left out."""
         roster = self._roster
         needed = self._config.shares_needed(len(roster.holders(owner)))

@@ -1,4 +1,4 @@
-"""A site's side of a secure sum: one object for one session, one answer to each message, no input or output of its own."""
+"""A site's side of a secure sum: one object for one session, one answer to each message, no input or output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,7 +20,6 @@ from smallhold.privacy.secure_sum.envelope import (
     Kind,
     check_signature,
     join_parts,
-    join_set,
     seal,
     split_parts,
     split_set,
@@ -96,7 +94,9 @@ class SecureSumSite:
                 if holder == self._site:
                     self._held[holder] = pair
                 else:
-                    ciphertexts.append(AESGCM(self._share_key(self._site, holder)).encrypt(_NONCE, pair, roster.context))
+                    ciphertexts.append(
+                        AESGCM(self._share_key(self._site, holder)).encrypt(_NONCE, pair, roster.context)
+                    )
             return self._seal(Kind.SHARES, b"".join(ciphertexts))
 
     def mask(self, inbox_message: bytes, vector: UInt) -> bytes:
@@ -184,7 +184,8 @@ class SecureSumSite:
                 signers.add(signer)
             if len(signers) < self._config.threshold:
                 raise SecureSumError(
-                    f"too few sites confirm the survivors: expected at least {self._config.threshold}, got {len(signers)}"
+                    f"too few sites confirm the survivors: expected at least {self._config.threshold}, "
+                    f"got {len(signers)}"
                 )
             opened = [
                 self._held[other][SHARE_BYTES:] if other in self._survivors else self._held[other][:SHARE_BYTES]
@@ -207,7 +208,9 @@ class SecureSumSite:
             raise SecureSumError("the inbox says that this site sent no shares, which it did")
         senders = [other for other in roster.neighbors[self._site] if other in self._sharers]
         if len(parts) != len(senders) + 1:
-            raise SecureSumError(f"malformed message: shares of {len(senders)} neighbours expected, got {len(parts) - 1}")
+            raise SecureSumError(
+                f"malformed message: shares of {len(senders)} neighbours expected, got {len(parts) - 1}"
+            )
         for sender, ciphertext in zip(senders, parts[1:], strict=True):
             try:
                 pair = AESGCM(self._share_key(sender, self._site)).decrypt(_NONCE, ciphertext, roster.context)
