@@ -147,7 +147,7 @@ class MembershipInference:
 
     Attributes:
         auc: Probability that a member scores above a non-member, ties half; .5 is chance.
-        true_positive_rate: Members found at the threshold that calls at most `false_positive_rate` of the others so.
+        true_positive_rate: Members found at the threshold that takes at most `false_positive_rate` of the others.
         false_positive_rate: As asked for.
     """
 

@@ -14,7 +14,7 @@ def clip_update(update: npt.NDArray[np.floating], *, clip_norm: float) -> tuple[
     """Scale an update down to an L2 norm of at most `clip_norm`; a smaller one is left as it is.
 
     Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", arXiv:1607.00133, algorithm 1; for whole
-    updates McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", arXiv:1710.06963, section 2.
+    updates McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", arXiv:1710.06963.
 
     Guarantees:
         - The float64 norm of the float32 array returned is at most `clip_norm`, rounding included.

@@ -1,8 +1,8 @@
 """Noise for differential privacy: an exact discrete Gaussian, and noise on floats that leaks nothing by its bits.
 
 Noise drawn as a float is not Gaussian: which floats can come out depends on the value underneath, so the lowest
-bits give a record away (Mironov 2012, "On Significance of the Least Significant Bits for Differential Privacy"). So all noise
-here is a whole number of grid steps, added to a value that was rounded to the same grid first.
+bits give a record away (Mironov 2012, "On Significance of the Least Significant Bits for Differential Privacy"). So
+all noise here is a whole number of grid steps, added to a value that was rounded to the same grid first.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _exponential_coin(exponent: _Ratio, random: Random) -> npt.NDArray[np.bool_]
 
 
 def _exact_coin(exponent: Fraction, word: int, random: Random) -> bool:
-    """Whether the real number that begins with the 64 bits of `word` is below exp(-exponent); draws bits until it shows."""
+    """Whether the real number that begins with the bits of `word` is below exp(-exponent); draws bits until it shows."""
     uniform, bits = word, 64
     while True:
         low, high = _exponential_bounds(exponent, bits)
