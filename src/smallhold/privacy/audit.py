@@ -159,8 +159,8 @@ class MembershipInference:
 def measure_membership(scores: Scores, is_member: Flags, *, false_positive_rate: float = 0.01) -> MembershipInference:
     """Membership inference from scores.
 
-    Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", arXiv:2112.03570: the true-positive
-    rate at a low false-positive rate says what an average hides.
+    Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", arXiv:2112.03570: the
+    true-positive rate at a low false-positive rate says what an average hides.
 
     Args:
         scores: (n,) finite; higher means likelier a member (for example the negative loss).

@@ -2,8 +2,8 @@
 
 Source: Cheon, Kim, Kim, Song 2017, "Homomorphic Encryption for Arithmetic of Approximate Numbers"; Microsoft SEAL 4
 under TenSEAL (extra `he`). Parameters: ring dimension 4096, a ciphertext modulus of one 60-bit prime and a 49-bit one
-for keys, 109 bits in all: the most that the Homomorphic Encryption Standard's table allows at 128 bits for this ring, and SEAL
-checks it.
+for keys, 109 bits in all: the most that the Homomorphic Encryption Standard's table allows at 128 bits for this ring,
+and SEAL checks it.
 
 Threat model: the sites share one secret key (or leave it to one party that never meets the server's data); the server
 has the public key. The server, alone, learns nothing. A site that hands the secret key to the server opens every

@@ -211,7 +211,7 @@ def _exponential_coin(exponent: _Ratio, random: Random) -> npt.NDArray[np.bool_]
 
 
 def _exact_coin(exponent: Fraction, word: int, random: Random) -> bool:
-    """Whether the real number that begins with the bits of `word` is below exp(-exponent); draws bits until it shows."""
+    """Whether the real number that begins with the bits of `word` is below exp(-exponent); draws more to tell."""
     uniform, bits = word, 64
     while True:
         low, high = _exponential_bounds(exponent, bits)

@@ -137,7 +137,7 @@ def sparse_from_bytes(data: bytes) -> SparseUpdate:
             values = coded.to_floats()
         if not np.isfinite(values).all():
             raise InputError("a value is NaN or infinite")
-    except InputError as error:
+    except (InputError, PrivacyError) as error:
         raise PrivacyError(f"not a sparse update: {error}") from error
     return SparseUpdate(indices, values, size)
 
