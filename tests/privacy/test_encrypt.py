@@ -116,7 +116,7 @@ def test_another_key_is_refused(keys):
     with pytest.raises(EncryptionError, match="key: not one of this scheme"):
         EncryptedSum(b"no key", config)
     forged = update[: 24 - 8] + encrypt_module.key_name(keys.public) + update[24:]
-    with pytest.raises(EncryptionError, match="noise is larger|holds more than its digits"):
+    with pytest.raises(EncryptionError, match=r"noise is larger|holds more than its digits"):
         decrypt_sum(forged, keys, config)
 
 

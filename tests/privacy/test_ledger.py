@@ -187,7 +187,7 @@ def test_a_removed_swapped_or_repeated_line_is_found():
         [*lines[:2], lines[1], *lines[2:]],
         [*lines[1:]],
     ):
-        with pytest.raises(LedgerError, match="does not follow the line before|malformed"):
+        with pytest.raises(LedgerError, match=r"does not follow the line before|malformed"):
             reading(as_file(wrong))
 
 

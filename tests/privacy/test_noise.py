@@ -162,7 +162,9 @@ def test_a_word_that_would_favour_small_residues_is_drawn_again():
         def words(self, count):
             return np.array([self.left.pop(0) for _ in range(min(count, 1))], dtype=np.uint64)
 
-    assert uniform_below(3, 1, Fixed()).tolist() == [2]  # the last multiple of 3 is 2^64 - 1, taken it would be a 0 too many
+    assert uniform_below(3, 1, Fixed()).tolist() == [
+        2
+    ]  # the last multiple of 3 is 2^64 - 1, taken it would be a 0 too many
     with pytest.raises(InputError, match="bound: expected 1 to 2\\^62"):
         uniform_below(0, 1, Fixed())
 

@@ -76,7 +76,10 @@ def test_nonsense_is_refused_by_name(filters, message):
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ([CLIP, FIXED_POINT, ENCRYPT, DISCRETE_NOISE], "discrete_noise after encrypt: discrete_noise needs plain numbers"),
+        (
+            [CLIP, FIXED_POINT, ENCRYPT, DISCRETE_NOISE],
+            "discrete_noise after encrypt: discrete_noise needs plain numbers",
+        ),
         ([NOISE, CLIP], "clip after noise: clip must come before noise"),
         ([CLIP, MASK, FIXED_POINT], "fixed_point after mask: fixed_point needs plain numbers"),
     ],

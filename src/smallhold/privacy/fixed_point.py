@@ -50,7 +50,8 @@ class FixedPoint:
     @property
     def max_level(self) -> int:
         """The largest level of one site: `num_sites` of it, plus the noise's tail, stay below 2^(bits - 1)."""
-        return (2 ** (self.bits - 1) - 1 - math.ceil(NOISE_TAIL * self.noise_stddev)) // self.num_sites
+        half: int = 2 ** (self.bits - 1) - 1
+        return (half - math.ceil(NOISE_TAIL * self.noise_stddev)) // self.num_sites
 
     @property
     def step(self) -> float:
@@ -116,7 +117,7 @@ class FixedPoint:
 
     def to_floats(self, levels: Int64) -> npt.NDArray[np.float64]:
         """Levels, or a sum of them, in the unit of the values."""
-        return levels * self.step
+        return levels.astype(np.float64) * self.step
 
 
 def round_levels(values: npt.NDArray[np.float64], stochastic: Random | None = None) -> Int64:

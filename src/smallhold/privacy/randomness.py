@@ -81,7 +81,7 @@ class Keystream:
 
     def read_into(self, zeros: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:
         """Fill the front of `out` with as many bytes as `zeros` has; `out` is 16 bytes longer than that."""
-        self._encryptor.update_into(zeros, out)
+        self._encryptor.update_into(zeros.data, out.data)
 
 
 def uniform_below(bound: int, count: int, random: Random) -> Int64:
@@ -110,4 +110,4 @@ def uniform_below(bound: int, count: int, random: Random) -> Int64:
 
 def unit_floats(count: int, random: Random) -> npt.NDArray[np.float64]:
     """(count,) multiples of 2^-53, uniform in [0, 1)."""
-    return (random.words(count) >> np.uint64(11)) * 2.0**-53
+    return (random.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53

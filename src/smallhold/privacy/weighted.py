@@ -78,7 +78,7 @@ def weight_digits(fixed_point: FixedPoint) -> int:
 
 def _digit_bits(fixed_point: FixedPoint) -> int:
     """Bits of one digit: the sum over all sites stays below the sign bit."""
-    largest = (2 ** (fixed_point.bits - 1) - 1) // fixed_point.num_sites
+    largest: int = (2 ** (fixed_point.bits - 1) - 1) // fixed_point.num_sites
     if largest < 1:
         raise InputError(
             f"bits: a field of {fixed_point.bits} bits has no room for the weights of {fixed_point.num_sites} sites",

@@ -248,7 +248,9 @@ class SecureSumServer:
         roster = self._roster
         needed = self._config.shares_needed(len(roster.holders(owner)))
         if len(shares) < needed:
-            raise SecureSumError(f"too few shares of the secret of {owner!r}: expected at least {needed}, got {len(shares)}")
+            raise SecureSumError(
+                f"too few shares of the secret of {owner!r}: expected at least {needed}, got {len(shares)}"
+            )
         openers = sorted(shares)
         # Without a suspect first, then each opener in turn; to leave one out takes a share more than needed.
         for suspect in [None, *(openers if len(openers) > needed else ())]:
@@ -264,7 +266,8 @@ class SecureSumServer:
             if self._is_secret_of(owner, secret):
                 return secret
         raise SecureSumError(
-            f"the shares of the secret of {owner!r} do not give back what it committed to: it or a holder sent wrong ones"
+            f"the shares of the secret of {owner!r} do not give back what it committed to: "
+            "it or a holder sent wrong ones"
         )
 
     def _is_secret_of(self, owner: str, secret: bytes) -> bool:
