@@ -44,7 +44,7 @@ def test_releases_compose_as_one_with_less_noise():
     assert four == grouped
 
 
-@pytest.mark.parametrize(("epsilon", "noise"), [(1, 0.884), (4, 0.591)])
+@pytest.mark.parametrize(("epsilon", "noise"), [(1, 0.884), (2, 0.723), (4, 0.591), (8, 0.479)])
 def test_subsampled_training_agrees_with_opacus(epsilon, noise):
     """Noise multipliers that Opacus' PRV accountant gave for q = 256/50000, 600 steps, delta 1e-5."""
     charge = Charge(noise_multiplier=noise, sampling_rate=256 / 50_000, steps=600)

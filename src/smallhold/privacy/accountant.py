@@ -20,6 +20,9 @@ MECHANISMS: tuple[Mechanism, ...] = ("gaussian", "concentrated")
 # Beyond these the grid of a privacy loss distribution takes minutes and gigabytes, for an epsilon that means nothing.
 _PLD_MAX_EPSILON = 50.0
 _PLD_MIN_NOISE = 0.3
+# A coarser grid than the library's 1e-4 rounds losses up, never down: five times faster, looser by under a thousandth
+# for hundreds of steps and by one or two hundredths for twenty thousand. One grid for all, so that epsilon never sinks.
+_PLD_INTERVAL = 5e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,8 @@ def compose_epsilon(charges: Iterable[Charge], *, delta: float) -> float:
     is_gaussian = all(mechanism == "gaussian" and noise >= _PLD_MIN_NOISE for noise, _, mechanism in total)
     if not is_gaussian or by_rdp > _PLD_MAX_EPSILON:
         return by_rdp
-    return min(by_rdp, float(pld.PLDAccountant(neighboring_relation=relation).compose(event).get_epsilon(delta)))
+    accountant = pld.PLDAccountant(neighboring_relation=relation, value_discretization_interval=_PLD_INTERVAL)
+    return min(by_rdp, float(accountant.compose(event).get_epsilon(delta)))
 
 
 def fit_noise_multiplier(
