@@ -141,7 +141,7 @@ def test_settings_that_protect_nothing_are_refused(cohort):
         cohort(10, neighbors=4)
     with pytest.raises(InputError, match="expected an even number, got 5"):
         cohort(10, neighbors=5, share_threshold=4)
-    with pytest.raises(InputError, match="share_threshold: expected a whole number from 3 to 5"):
+    with pytest.raises(InputError, match="share_threshold: expected a whole number from 3 to 4"):
         cohort(10, neighbors=4, share_threshold=2)
     with pytest.raises(InputError, match="session: expected 1 to 200 printable"):
         cohort(5, session="")

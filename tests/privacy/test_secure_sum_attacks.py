@@ -158,9 +158,36 @@ def test_survivors_of_a_sparse_graph_must_hang_together(cohort):
     ring = world.server._roster.neighbors
     left, right = ring["site-000"]
     far = next(name for name in ring if name not in {"site-000", left, right, *ring[left], *ring[right]})
-    survivors = set(ring) - {far, left}  # two gaps cut the ring
+    survivors = set(ring) - {far, left}  # two gaps cut the ring, and the second neighbour is missing
+    with pytest.raises(SecureSumError, match="too few of this site's neighbours are left: expected at least 2, got 1"):
+        world.sites["site-000"].confirm(as_server(world, Kind.SURVIVORS, join_set(survivors, sorted(ring))))
+
+
+def test_gaps_elsewhere_on_the_ring_are_seen_too(cohort):
+    world = cohort(14, neighbors=2, share_threshold=2)
+    world.advertise(), world.share()
+    for name in world.alive:
+        world.deliver(name, world.sites[name].mask(world.inboxes[name], world.vectors[name]))
+    world.server.close_inputs()
+    ring = world.server._roster.neighbors
+    order = ["site-000"]
+    while len(order) < len(ring):
+        order.append(next(name for name in ring[order[-1]] if name not in order))
+    survivors = set(ring) - {order[3], order[-4]}
     with pytest.raises(SecureSumError, match="fall into groups without common masks"):
         world.sites["site-000"].confirm(as_server(world, Kind.SURVIVORS, join_set(survivors, sorted(ring))))
+
+
+def test_a_site_is_not_left_with_neighbours_that_may_all_be_corrupt(cohort):
+    """The server hides the neighbours' shares from one site, which would then send its vector without their masks."""
+    world = cohort(30, neighbors=8, share_threshold=5)
+    world.advertise(), world.share()
+    neighbors = world.server._roster.neighbors["site-000"]
+    parts = split_parts(body_of(world.inboxes["site-000"]))
+    kept = set(world.sites) - set(neighbors[:4])
+    body = join_parts([join_set(kept, sorted(world.sites)), *parts[5:]])
+    with pytest.raises(SecureSumError, match="too few of this site's neighbours are left: expected at least 5, got 4"):
+        world.sites["site-000"].mask(as_server(world, Kind.INBOX, body), world.vectors["site-000"])
 
 
 def test_an_inbox_of_too_few_sites_is_refused(cohort):

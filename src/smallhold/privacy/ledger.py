@@ -198,7 +198,8 @@ def read_ledger(data: bytes, *, public_key: Ed25519PublicKey, at_least: Head | N
                 budgets = {unit: Budget(**value) for unit, value in entry["budgets"].items()}
             else:
                 charges = {unit: Charge(**value) for unit, value in entry["charges"].items()}
-                spends.append(Spend(entry["release"], entry["t_ms"], charges, entry["epsilon"]))
+                epsilon = {unit: float(value) for unit, value in entry["epsilon"].items()}
+                spends.append(Spend(str(entry["release"]), int(entry["t_ms"]), charges, epsilon))
             if (entry["kind"] == "grant") != (seq == 0):
                 raise ValueError(f"kind {entry['kind']!r} in this place")
         except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:

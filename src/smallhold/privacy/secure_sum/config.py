@@ -68,7 +68,7 @@ class SecureSumConfig:
             if self.neighbors % 2:
                 raise InputError(f"neighbors: expected an even number, got {self.neighbors}")
             check_count(
-                self.share_threshold, "share_threshold", at_least=self.neighbors // 2 + 1, at_most=self.neighbors + 1
+                self.share_threshold, "share_threshold", at_least=self.neighbors // 2 + 1, at_most=self.neighbors
             )
 
     def context(self) -> bytes:
@@ -90,4 +90,11 @@ class SecureSumConfig:
         """How many shares give back a secret that so many sites hold; never more than there are."""
         if self.share_threshold is None:
             return self.threshold
-        return min(self.share_threshold, num_holders)
+        return min(self.share_threshold, num_holders - 1)
+
+    def neighbors_needed(self, num_neighbors: int) -> int:
+        """With how many neighbours a site must share masks before it sends or confirms anything.
+
+        On a sparse graph fewer than that may all be corrupt, and a vector under their masks alone is an open one.
+        """
+        return self.threshold - 1 if self.share_threshold is None else min(self.share_threshold, num_neighbors)

@@ -85,9 +85,9 @@ def fit_graph(
         gaps = 2 * math.log2(num_sites) - 1 + neighbors * math.log2(max((corrupt + dropped) / num_sites, 1e-300))
         if gaps > -security_bits:
             continue
-        # A site opens its own share as well, so `needed` counts it where it helps the attack, not where it helps us.
+        # A site gives its own share away as well: one corrupt neighbour fewer is enough to open it.
         for needed in range(neighbors // 2 + 1, neighbors + 1):
-            if _log2_tail(num_sites - 1, corrupt, neighbors, needed) + math.log2(num_sites) > -security_bits:
+            if _log2_tail(num_sites - 1, corrupt, neighbors, needed - 1) + math.log2(num_sites) > -security_bits:
                 continue
             lost = _log2_tail(num_sites - 1, dropped, neighbors, neighbors - needed + 1) + math.log2(num_sites)
             if lost < -correctness_bits:

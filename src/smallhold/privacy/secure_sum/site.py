@@ -150,6 +150,7 @@ class SecureSumSite:
                 raise SecureSumError("the survivors leave this site out, which did send its vector")
             if strangers := survivors - self._sharers:
                 raise SecureSumError(f"the survivors name {min(strangers)!r}, who never sent shares")
+            self._check_neighbors(survivors)
             if not is_connected(survivors, roster.neighbors):
                 raise SecureSumError("the survivors fall into groups without common masks, which could be opened apart")
             self._survivors, self._confirmed = survivors, body
@@ -206,6 +207,7 @@ class SecureSumSite:
             )
         if self._site not in self._sharers:
             raise SecureSumError("the inbox says that this site sent no shares, which it did")
+        self._check_neighbors(self._sharers)
         senders = [other for other in roster.neighbors[self._site] if other in self._sharers]
         if len(parts) != len(senders) + 1:
             raise SecureSumError(
@@ -219,6 +221,12 @@ class SecureSumSite:
             if len(pair) != 2 * SHARE_BYTES:
                 raise SecureSumError(f"the shares from {sender!r} have {len(pair)} bytes, expected {2 * SHARE_BYTES}")
             self._held[sender] = pair
+
+    def _check_neighbors(self, present: frozenset[str]) -> None:
+        neighbors = self._roster.neighbors[self._site]
+        needed, found = self._config.neighbors_needed(len(neighbors)), len(present.intersection(neighbors))
+        if found < needed:
+            raise SecureSumError(f"too few of this site's neighbours are left: expected at least {needed}, got {found}")
 
     def _share_key(self, sender: str, recipient: str) -> bytes:
         """The key of the one message from `sender` to `recipient`, one of which is this site."""
