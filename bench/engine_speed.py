@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import time
@@ -98,9 +97,9 @@ def main() -> None:
                 if args.llama_bench:
                     contestants["llama.cpp"] = _llama(args.llama_bench, gguf, threads)
                 rows += _race(contestants, args.rounds, {"shape": shape, "bits": bits, "threads": threads})
-                target = args.folder / "result.json"
-                target.with_suffix(".part").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
-                os.replace(target.with_suffix(".part"), target)
+                part = args.folder / "result.part"
+                part.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+                part.replace(args.folder / "result.json")
 
 
 def _race(
@@ -166,7 +165,9 @@ def _llama(program: Path, gguf: Path, threads: int) -> Callable[[], dict[str, Se
     def once(work: str, times: int) -> tuple[float, float]:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [str(program), "-m", str(gguf), "-t", str(threads), "-r", str(times), "-o", "json", *works[work]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+        done = subprocess.run(  # noqa: S603 - the program that the caller names
+            command, capture_output=True, text=True, timeout=600, check=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return cpu, float(json.loads(done.stdout)[0]["avg_ns"]) * 1e-9
@@ -201,7 +202,7 @@ def _models(folder: Path, shape: str, bits: int) -> tuple[Path, Path]:
         tokens = [f"t{i}" for i in range(SHAPES[shape].vocab_size)]
         for path, data in ((gguf, trunk_gguf(weights, name=shape, tokens=tokens)), (onnx, trunk_onnx(weights))):
             path.with_suffix(".part").write_bytes(data)
-            os.replace(path.with_suffix(".part"), path)
+            path.with_suffix(".part").replace(path)
     return gguf, onnx
 
 

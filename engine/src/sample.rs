@@ -3,6 +3,7 @@
 //! Sources: top-k as in Fan et al. 2018, arXiv:1805.04833, section 5.1; top-p as in Holtzman et al. 2020,
 //! arXiv:1904.09751, section 3.1; the generator is SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -33,8 +34,6 @@ impl Default for Sampling {
 pub struct Sampler {
     how: Sampling,
     state: u64,
-    /// Kept between tokens.
-    found: Vec<(f32, u32)>,
 }
 
 impl Sampler {
@@ -47,7 +46,7 @@ impl Sampler {
         if !(how.top_p > 0.0 && how.top_p <= 1.0) {
             fail!(Shape, "top_p: expected a number above 0 and at most 1, got {}", how.top_p);
         }
-        Ok(Self { how, state: how.seed, found: Vec::new() })
+        Ok(Self { how, state: how.seed })
     }
 
     /// The next token, by logits (V,) of which one at least is a number. Of equal ones the first comes first.
@@ -57,29 +56,39 @@ impl Sampler {
         if self.how.temperature == 0.0 {
             return best.1;
         }
-        // (1) The most probable tokens in order, by e^((logit - largest) / temperature).
-        self.found.clear();
-        self.found.extend(numbers().map(|(x, id)| (exp((x - best.0) / self.how.temperature), id)));
-        self.found.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        if self.how.top_k > 0 {
-            self.found.truncate(self.how.top_k as usize);
-        }
-        // (2) As few of them as reach top_p.
-        let whole: f32 = self.found.iter().map(|(weight, _)| weight).sum();
-        let (mut sum, mut count) = (0.0, 0);
-        while count < self.found.len() && (count == 0 || sum < self.how.top_p * whole) {
-            sum += self.found[count].0;
-            count += 1;
+        // (1) Weights e^((logit - largest) / temperature); a weight and its token as one number keep their order.
+        let Sampling { temperature, top_k, top_p, .. } = self.how;
+        let keys = numbers().map(|(x, id)| u64::from(exp((x - best.0) / temperature).to_bits()) << 32 | u64::from(!id));
+        let mut all: Vec<u64> = keys.collect();
+        let weight = |key: &u64| f32::from_bits((key >> 32) as u32);
+        // (2) The most probable ones, as many as top_k says, and as few of them as reach top_p.
+        if top_k > 0 || top_p < 1.0 {
+            let mut heap = BinaryHeap::from(all);
+            let mut whole = heap.iter().map(weight).sum::<f32>();
+            all = Vec::new();
+            if top_k > 0 {
+                all.extend((0..top_k).map_while(|_| heap.pop()));
+                whole = all.iter().map(weight).sum();
+                heap.clear();
+            }
+            let (mut sum, mut count) = (0.0, 0);
+            while count == 0 || sum < top_p * whole {
+                if count == all.len() {
+                    let Some(key) = heap.pop() else { break };
+                    all.push(key);
+                }
+                sum += weight(&all[count]);
+                count += 1;
+            }
+            all.truncate(count);
         }
         // (3) One of these, by its share.
-        let mut left = self.draw() * sum;
-        for (weight, id) in &self.found[..count] {
-            left -= weight;
-            if left < 0.0 {
-                return *id;
-            }
-        }
-        self.found[..count].last().map_or(best.1, |(_, id)| *id)
+        let mut left = self.draw() * all.iter().map(weight).sum::<f32>();
+        let chosen = all.iter().find(|key| {
+            left -= weight(key);
+            left < 0.0
+        });
+        chosen.or(all.last()).map_or(best.1, |key| !(*key as u32))
     }
 
     /// A number in [0, 1).

@@ -188,13 +188,17 @@ unsafe fn arrange<B: Block>(weights: Weights<'_>, out: &mut [u8]) {
             for g in (0..groups).step_by(B::WIDE) {
                 let count = (groups - g).min(B::WIDE);
                 let masks = B::masks(count);
-                let load = |r: usize| B::load(row(r).add(g * B::BYTES), masks);
-                turn(load, |column, vector| {
-                    let (group, i) = (column / vectors, column % vectors);
-                    if group < count {
-                        _mm512_storeu_si512(to.add((g + group) * PANEL * B::BYTES + 64 * i).cast(), vector);
+                let mut integers = [_mm512_setzero_si512(); PANEL];
+                for (r, slot) in integers.iter_mut().enumerate() {
+                    *slot = B::load(row(r).add(g * B::BYTES), masks);
+                }
+                turn(&mut integers);
+                for (group, columns) in integers.chunks_exact(vectors).enumerate().take(count) {
+                    for (i, column) in columns.iter().enumerate() {
+                        let at = (g + group) * PANEL * B::BYTES + 64 * i;
+                        _mm512_storeu_si512(to.add(at).cast(), *column);
                     }
-                });
+                }
             }
             for r in 0..PANEL {
                 for g in 0..groups {
@@ -206,27 +210,26 @@ unsafe fn arrange<B: Block>(weights: Weights<'_>, out: &mut [u8]) {
     }
 }
 
-/// Turn 16 rows of 16 numbers; `put` takes every column and its number.
-#[inline]
+/// Turn 16 rows of 16 numbers in place.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn turn(row: impl Fn(usize) -> __m512i, put: impl Fn(usize, __m512i)) {
-    let mut quads = [[_mm512_setzero_si512(); 4]; 4];
-    for (r, quad) in quads.iter_mut().enumerate() {
-        let [a, b, c, d] = [row(4 * r), row(4 * r + 1), row(4 * r + 2), row(4 * r + 3)];
-        let (ab, ab2) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (cd, cd2) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        *quad = [
-            _mm512_unpacklo_epi64(ab, cd),
-            _mm512_unpackhi_epi64(ab, cd),
-            _mm512_unpacklo_epi64(ab2, cd2),
-            _mm512_unpackhi_epi64(ab2, cd2),
-        ];
+unsafe fn turn(x: &mut [__m512i; 16]) {
+    // (1) Fours of rows: number i of every lane of four rows side by side.
+    for x in x.chunks_exact_mut(4) {
+        let (ab, ab2) = (_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+        let (cd, cd2) = (_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+        x[0] = _mm512_unpacklo_epi64(ab, cd);
+        x[1] = _mm512_unpackhi_epi64(ab, cd);
+        x[2] = _mm512_unpacklo_epi64(ab2, cd2);
+        x[3] = _mm512_unpackhi_epi64(ab2, cd2);
     }
-    for i in 0..4 {
+    // (2) Lanes of the four fours: lane l of number i is column 4 l + i.
+    let fours = *x;
+    for (i, four) in fours[..4].iter().enumerate() {
         // SAFETY: the features are those of this function.
-        let lanes = unsafe { turn_lanes([quads[0][i], quads[1][i], quads[2][i], quads[3][i]]) };
+        let lanes = unsafe { turn_lanes([*four, fours[4 + i], fours[8 + i], fours[12 + i]]) };
         for (lane, column) in lanes.into_iter().enumerate() {
-            put(4 * lane + i, column);
+            x[4 * lane + i] = column;
         }
     }
 }
