@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(unix)]
 use crate::bytes::Bytes;
 use crate::error::{Error, Kind, Result};
 use crate::model::Source;

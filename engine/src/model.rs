@@ -27,7 +27,6 @@ const MOST: usize = 1 << 20;
 const MOST_CONTEXT: usize = 1 << 24;
 /// Sessions that have ended whose room the next ones find.
 const MOST_ROOMS: usize = 2;
-#[cfg(feature = "std")]
 const MOST_THREADS: usize = 256;
 /// Turns that are kept, 8 MB: of 65,536 positions of heads of 32. Those of positions beyond are computed when needed.
 const MOST_TURNS: usize = 1 << 20;
@@ -266,11 +265,11 @@ impl Model {
         Ok(())
     }
 
-    /// Compute with so many threads from now on, the caller among them; the results are the same bits.
+    /// Compute with so many threads from now on, the caller among them, or fewer where the system gives no more; the
+    /// results are the same bits.
     ///
     /// # Errors
     /// `Shape`: not from 1 to 256, or said before.
-    #[cfg(feature = "std")]
     pub fn set_threads(&self, count: usize) -> Result<()> {
         if !(1..=MOST_THREADS).contains(&count) {
             fail!(Shape, "threads: expected 1 to {MOST_THREADS}, got {count}");

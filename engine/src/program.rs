@@ -27,7 +27,6 @@ use crate::decide::{Files, Trunk, TRUNK_FILE};
 use crate::error::{Error, Kind, Result};
 use crate::json::{object, Value};
 use crate::kernels::Kernels;
-#[cfg(feature = "std")]
 use crate::model::Model;
 use crate::table::Table;
 use crate::verify::bundle::Bundle;
@@ -58,7 +57,6 @@ pub struct Program {
     tasks: Table<Runner>,
     /// By task and patient, see `key`.
     patients: Table<Patient>,
-    #[cfg(feature = "std")]
     model: Arc<Model>,
 }
 
@@ -86,20 +84,13 @@ impl Program {
             tasks.insert(name.clone(), runner)?;
         }
         let about = about(bundle.manifest(), &tasks);
-        Ok(Self {
-            about,
-            tasks,
-            patients: Table::default(),
-            #[cfg(feature = "std")]
-            model: trunk.model,
-        })
+        Ok(Self { about, tasks, patients: Table::default(), model: trunk.model })
     }
 
     /// Compute with so many threads from now on.
     ///
     /// # Errors
     /// See `Model::set_threads`.
-    #[cfg(feature = "std")]
     pub fn set_threads(&self, count: usize) -> Result<()> {
         self.model.set_threads(count)
     }

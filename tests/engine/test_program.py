@@ -228,6 +228,8 @@ def test_a_bad_line_is_refused_and_changes_nothing():
         ([MODELS / "hospital", "--host-has-verified", "--kernels", "none"], "none"),
         ([MODELS / "hospital", "--host-has-verified", "--listen", "0.0.0.0:0"], "loopback"),
         ([MODELS / "hospital", "--host-has-verified", "--listen"], "expected a value"),
+        ([MODELS / "hospital", "--host-has-verified", "--threads", "two"], "--threads two: expected a number"),
+        ([MODELS / "hospital", "--host-has-verified", "--threads", "0"], "expected 1 to 256, got 0"),
         ([MODELS / "hospital", "--host-has-verified", "--colour"], "--colour"),
         ([MODELS / "nowhere", "--host-has-verified"], "nowhere"),
     ],
@@ -306,3 +308,11 @@ def replace_file(bundle: Path, name: str, data: bytes) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][name] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     (bundle / "manifest.json").write_bytes(canonical_json(manifest))
+
+
+def test_threads_answer_alike() -> None:
+    answers = []
+    for count in ("1", "2"):
+        with Lines(MODELS / "hospital", "--task", "triage", "--threads", count) as lines:
+            answers.append([lines.ask(text=text)["answers"] for text in TEXTS])
+    assert answers[0] == answers[1]

@@ -17,9 +17,9 @@ mod neon;
 pub mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", not(target_family = "wasm")))]
 mod team;
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", not(target_family = "wasm")))]
 pub use team::Team;
 
 /// Weights in a group that share a step, in the file and in rounded activations.
@@ -111,12 +111,17 @@ pub struct Kernels {
 }
 
 /// One thread, where the system knows no others.
-#[cfg(not(feature = "std"))]
+#[cfg(not(all(feature = "std", not(target_family = "wasm"))))]
 #[derive(Default)]
 pub struct Team;
 
-#[cfg(not(feature = "std"))]
+#[cfg(not(all(feature = "std", not(target_family = "wasm"))))]
 impl Team {
+    /// Stay one thread.
+    pub fn grow(&self, _: usize) -> bool {
+        true
+    }
+
     /// Threads that can work on a job.
     pub fn size(&self) -> usize {
         1
