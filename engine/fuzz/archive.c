@@ -29,7 +29,10 @@ static void *or_end(void *found, const char *what) {
 }
 
 static void add(bytes *out, const void *data, size_t size) {
-  out->data = or_end(realloc(out->data, out->size + size + 1), "no memory left");
+  if (out->size + size >= out->room) {
+    out->room = 2 * (out->size + size) + 256;
+    out->data = or_end(realloc(out->data, out->room), "no memory left");
+  }
   if (size > 0) memcpy(out->data + out->size, data, size);
   out->size += size;
 }
@@ -39,11 +42,16 @@ static void add_number(bytes *out, uint32_t number, int width) {
 }
 
 static uint32_t crc32_of(const uint8_t *data, size_t size) {
-  uint32_t sum = ~0u;
-  for (size_t i = 0; i < size; i++) {
-    sum ^= data[i];
+  static uint32_t table[256];
+  static int is_filled;
+  for (uint32_t byte = 0; !is_filled && byte < 256; byte++) {
+    uint32_t sum = byte;
     for (int bit = 0; bit < 8; bit++) sum = sum >> 1 ^ (sum & 1 ? 0xedb88320u : 0);
+    table[byte] = sum;
   }
+  is_filled = 1;
+  uint32_t sum = ~0u;
+  for (size_t i = 0; i < size; i++) sum = table[(sum ^ data[i]) & 255] ^ sum >> 8;
   return ~sum;
 }
 
@@ -93,10 +101,10 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const part *)a)->name, ((const part *)b)->name);
 }
 
-static void add_shared(bytes *out, const part *member) {
+static void add_shared(bytes *out, const part *member, uint32_t checksum) {
   static const uint8_t first[] = {20, 0, 0, 0, 0, 0, 0, 0, 33, 0}; /* version, flags, method, time, date */
   add(out, first, sizeof first);
-  add_number(out, crc32_of(member->data, member->size), 4);
+  add_number(out, checksum, 4);
   add_number(out, (uint32_t)member->size, 4);
   add_number(out, (uint32_t)member->size, 4);
   add_number(out, (uint32_t)strlen(member->name), 2);
@@ -113,11 +121,12 @@ bytes archive_of(const part *parts, size_t count) {
   for (size_t i = 0; i < count; i++) {
     starts[i] = (uint32_t)out.size;
     add(&out, "PK\3\4", 4);
-    add_shared(&out, &sorted[i]);
+    uint32_t checksum = crc32_of(sorted[i].data, sorted[i].size);
+    add_shared(&out, &sorted[i], checksum);
     add(&out, sorted[i].name, strlen(sorted[i].name));
     add(&out, sorted[i].data, sorted[i].size);
     add(&index, "PK\1\2\24\3", 6);
-    add_shared(&index, &sorted[i]);
+    add_shared(&index, &sorted[i], checksum);
     add_number(&index, 0, 4); /* comment, disk */
     add_number(&index, 0, 2);
     add_number(&index, 0100644u << 16, 4);

@@ -13,7 +13,7 @@ typedef struct {
 
 typedef struct {
   uint8_t *data;
-  size_t size;
+  size_t size, room;
 } bytes;
 
 /* Parts as the one ZIP layout of a bundle, sorted by name; freed by the caller. */

@@ -48,6 +48,7 @@ build run "-Zsanitizer=address $counters -Cdebug-assertions=on -Coverflow-checks
 for target in "$@"; do link run "$target" -fsanitize=fuzzer,address; done
 
 export SMALLHOLD_FUZZ_PARTS="$out/parts"
+export ASAN_OPTIONS=malloc_context_size=1:detect_stack_use_after_return=0 # a third faster; a crash is looked at without
 limit=-max_total_time=$seconds
 [ "$seconds" != 0 ] || limit=-runs=0
 failed=

@@ -10,6 +10,7 @@ use core::fmt::{self, Write};
 
 use crate::error::Result;
 use crate::memory;
+use crate::table::twice;
 
 /// Objects and lists within each other.
 const DEEPEST: usize = 64;
@@ -316,10 +317,8 @@ impl Reader<'_> {
                 return self.fail("',' or '}'");
             }
         }
-        let mut names = memory::collected(members.iter().map(|(name, _)| name.as_str()))?;
-        names.sort_unstable();
-        match names.windows(2).find(|two| two[0] == two[1]) {
-            Some(twice) => fail!(Malformed, "JSON: the member {:?} is there twice", twice[0]),
+        match twice(members.iter().map(|(name, _)| name.as_str()))? {
+            Some(name) => fail!(Malformed, "JSON: the member {name:?} is there twice"),
             None => Ok(Value::Object(members)),
         }
     }

@@ -20,7 +20,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::decide::field::{largest, Answer, Field};
-use crate::decide::patient::{PatientSession, SignalTask, WordSession};
+use crate::decide::patient::{PatientMark, PatientSession, SignalTask, WordSession};
+use crate::decide::readings::{SignalState, WordState};
 use crate::decide::task::{Door, Task};
 use crate::decide::text::TextTask;
 use crate::decide::{Files, Trunk, TRUNK_FILE};
@@ -49,6 +50,11 @@ enum Runner {
 enum Patient {
     Signal(PatientSession),
     Words(WordSession),
+}
+
+enum PatientBefore {
+    Signal(PatientMark<SignalState>),
+    Words(PatientMark<WordState>),
 }
 
 /// A bundle's tasks, and the patients that are open.
@@ -171,7 +177,7 @@ impl Program {
         };
         let (decides, explains) = (flag(request, "decide")?, flag(request, "explain")?);
         let in_words = flag(request, "words")?;
-        let opened = match request.get("static") {
+        let mut opened = match request.get("static") {
             None if request.get("words").is_some() => fail!(Malformed, "words: is given with \"static\""),
             None => None,
             Some(Value::Null) => {
@@ -183,24 +189,22 @@ impl Program {
             }
             Some(value) => Some(Patient::open(task, &statics(task, value)?, in_words)?),
         };
-        let Some(session) = opened.as_ref().or_else(|| self.patients.get(&key)) else {
+        let Some(session) = opened.as_mut().or_else(|| self.patients.get_mut(&key)) else {
             fail!(Malformed, "patient {patient:?} is not open: give \"static\" first")
         };
         session.check(task, closes, decides, explains)?;
+        // What shows only now, memory that ends or a context that is full, must not leave half of a request done.
+        let before = session.mark()?;
+        let done = session.go_on(&readings, closes).and_then(|()| session.said(task, decides, explains));
+        match done {
+            Ok(said) => answer.extend(said),
+            Err(error) => {
+                session.back_to(before);
+                return Err(error);
+            }
+        }
         if let Some(opened) = opened {
-            self.patients.insert(key.clone(), opened)?;
-        }
-        let Some(session) = self.patients.get_mut(&key) else { return Ok(answer) };
-        session.go_on(&readings, closes)?;
-        answer.push(("bins".to_owned(), (session.bins() as f64).into()));
-        if decides {
-            let answers = session.decide()?;
-            let fields = task.fields.iter().zip(&answers);
-            let fields = fields.map(|(field, answer)| (field.name.clone(), answer_value(field, answer))).collect();
-            answer.push(("answers".to_owned(), Value::Object(fields)));
-        }
-        if explains {
-            answer.push(("evidence".to_owned(), session.evidence()?));
+            self.patients.insert(key, opened)?;
         }
         Ok(answer)
     }
@@ -278,29 +282,48 @@ impl Patient {
         }
     }
 
-    /// Add readings and close bins; where that fails, nothing has changed.
+    fn mark(&self) -> Result<PatientBefore> {
+        Ok(match self {
+            Self::Signal(session) => PatientBefore::Signal(session.mark()?),
+            Self::Words(session) => PatientBefore::Words(session.mark()?),
+        })
+    }
+
+    fn back_to(&mut self, before: PatientBefore) {
+        match (self, before) {
+            (Self::Signal(session), PatientBefore::Signal(mark)) => session.back_to(mark),
+            (Self::Words(session), PatientBefore::Words(mark)) => session.back_to(mark),
+            _ => {} // a mark of another patient
+        }
+    }
+
+    /// Add readings and close bins; where that fails, some of it may be done.
     fn go_on(&mut self, readings: &[(String, f64)], closes: usize) -> Result<()> {
-        match self {
-            Self::Signal(session) => {
-                // What could fail was checked: the readings, the number of bins, and their room in the context.
-                for (code, value) in readings {
-                    session.observe(code, *value)?;
-                }
-                (0..closes).try_for_each(|_| session.close_bin())
-            }
-            Self::Words(session) => {
-                // How long cards get shows as they are written, so that the context may end.
-                let mut trial = session.fork();
-                for (code, value) in readings {
-                    trial.observe(code, *value)?;
-                }
-                for _ in 0..closes {
-                    trial.close_bin()?;
-                }
-                *session = trial;
-                Ok(())
+        for (code, value) in readings {
+            match self {
+                Self::Signal(session) => session.observe(code, *value)?,
+                Self::Words(session) => session.observe(code, *value)?,
             }
         }
+        (0..closes).try_for_each(|_| match self {
+            Self::Signal(session) => session.close_bin(),
+            Self::Words(session) => session.close_bin().map(|_| ()),
+        })
+    }
+
+    /// What is answered.
+    fn said(&mut self, task: &SignalTask, decides: bool, explains: bool) -> Result<Vec<(String, Value)>> {
+        let mut answer = vec![("bins".to_owned(), (self.bins() as f64).into())];
+        if decides {
+            let answers = self.decide()?;
+            let fields = task.fields.iter().zip(&answers);
+            let fields = fields.map(|(field, answer)| (field.name.clone(), answer_value(field, answer))).collect();
+            answer.push(("answers".to_owned(), Value::Object(fields)));
+        }
+        if explains {
+            answer.push(("evidence".to_owned(), self.evidence()?));
+        }
+        Ok(answer)
     }
 
     fn decide(&mut self) -> Result<Vec<Answer>> {

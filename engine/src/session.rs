@@ -34,6 +34,12 @@ impl Drop for Session {
     }
 }
 
+/// Where a sequence stood.
+pub struct Mark {
+    length: usize,
+    last: Option<Vec<f32>>,
+}
+
 impl Session {
     /// An empty sequence.
     pub fn new(model: Arc<Model>) -> Self {
@@ -136,6 +142,22 @@ impl Session {
             self.cache.truncate(length);
         }
         Ok(())
+    }
+
+    /// Where the sequence stands, to go back to.
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn mark(&self) -> Result<Mark> {
+        let last = self.last.as_deref().map(memory::copied).transpose()?;
+        Ok(Mark { length: self.length, last })
+    }
+
+    /// Forget what was appended since a mark of this very session, which was not rewound meanwhile.
+    pub fn back_to(&mut self, mark: Mark) {
+        self.length = mark.length;
+        self.last = mark.last;
+        self.cache.truncate(mark.length);
     }
 
     /// Final states (T, D) of new positions.

@@ -95,6 +95,16 @@ impl<V> Table<V> {
     }
 }
 
+/// A name that is there twice, where there is one.
+///
+/// # Errors
+/// `Memory`: the system has not so much.
+pub fn twice<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Result<Option<&'a str>> {
+    let mut names = memory::collected(names)?;
+    names.sort_unstable();
+    Ok(names.windows(2).find(|two| two[0] == two[1]).map(|two| two[0]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +123,14 @@ mod tests {
         *table.get_mut("d").unwrap() = 7;
         assert!(table.contains("a") && !table.contains("b") && !table.is_empty());
         assert_eq!(table.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [3, 4, 7]);
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_found_among_many() {
+        let mut many: Vec<String> = (0..200_000).map(|i| alloc::format!("{i}")).collect();
+        assert_eq!(twice(many.iter().map(String::as_str)), Ok(None));
+        many.push("77".to_owned());
+        assert_eq!(twice(many.iter().map(String::as_str)), Ok(Some("77")));
     }
 
     #[test]

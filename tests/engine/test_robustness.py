@@ -29,7 +29,16 @@ MALFORMED, SHAPE, CAPACITY, MEMORY = 1, 3, 4, 5
 REQUESTS = (
     {"task": "triage", "text": "Red, itchy patches on both elbows"},
     {"task": "icu-risk", "patient": "7", "static": [0.4, 1, 0, 0, 0, 1, 0, 0, 0]},
-    {"task": "icu-risk", "patient": "7", "observe": [["HR", 131.0]], "close": 3, "decide": True, "explain": True},
+    {"task": "icu-risk", "patient": "7", "observe": [["HR", 131.0]], "close": 40, "decide": True, "explain": True},
+    {"task": "icu-risk", "patient": "7", "observe": [["HR", 90.0]], "close": True, "decide": True},
+    {
+        "task": "icu-risk",
+        "patient": "w",
+        "static": [0.4, 1, 0, 0, 0, 1, 0, 0, 0],
+        "words": True,
+        "close": 12,
+        "decide": True,
+    },
 )
 MEGABYTE = 1 << 20
 

@@ -11,7 +11,7 @@ use super::readings::{static_words, vocabulary, SignalState, WordState};
 use super::task::{Door, SignalDoor, Task};
 use super::{Files, Trunk};
 use crate::error::Result;
-use crate::session::{Inputs, Session};
+use crate::session::{Inputs, Mark, Session};
 use crate::signal::SignalEncoder;
 
 /// A task that reads readings, ready to open sessions.
@@ -37,6 +37,14 @@ pub struct PatientSession {
     newest: Vec<f32>,
     bins: usize,
     trunk: Session,
+}
+
+/// Where a patient stood, through either door.
+pub struct PatientMark<S> {
+    state: S,
+    newest: Vec<f32>,
+    bins: usize,
+    trunk: Mark,
 }
 
 /// One patient in observation words.
@@ -122,6 +130,21 @@ impl PatientSession {
         Ok(Self { state: SignalState::new(&task.door.signal), newest: Vec::new(), bins: 0, trunk, task })
     }
 
+    /// Where the patient stands, to go back to.
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn mark(&self) -> Result<PatientMark<SignalState>> {
+        let (state, newest) = (self.state.clone(), self.newest.clone());
+        Ok(PatientMark { state, newest, bins: self.bins, trunk: self.trunk.mark()? })
+    }
+
+    /// Forget what came since a mark of this very patient.
+    pub fn back_to(&mut self, mark: PatientMark<SignalState>) {
+        (self.state, self.newest, self.bins) = (mark.state, mark.newest, mark.bins);
+        self.trunk.back_to(mark.trunk);
+    }
+
     /// Bins closed so far.
     pub fn bins(&self) -> usize {
         self.bins
@@ -139,10 +162,9 @@ impl PatientSession {
     /// End the bin: append its vector.
     ///
     /// # Errors
-    /// `Capacity`: the task answers for no later bin; the session is unchanged.
+    /// `Capacity`: the task answers for no later bin. `Memory`: the system has not so much; go back to a mark.
     pub fn close_bin(&mut self) -> Result<()> {
         check_room(&self.task, self.bins)?;
-        // The context has room for every bin of the task, so that appending cannot fail half way.
         self.newest = self.state.close_bin();
         self.trunk.append(Inputs::Embeddings(&self.task.encoder.bins(&self.newest)?))?;
         self.bins += 1;
@@ -233,10 +255,19 @@ impl WordSession {
         Ok(!card.is_empty())
     }
 
-    /// An independent copy.
-    pub fn fork(&self) -> Self {
-        let (state, trunk) = (self.state.clone(), self.trunk.fork());
-        Self { task: self.task.clone(), state, card_end: self.card_end, trunk }
+    /// Where the patient stands, to go back to.
+    ///
+    /// # Errors
+    /// `Memory`: the system has not so much.
+    pub fn mark(&self) -> Result<PatientMark<WordState>> {
+        let (state, bins) = (self.state.clone(), self.card_end);
+        Ok(PatientMark { state, newest: Vec::new(), bins, trunk: self.trunk.mark()? })
+    }
+
+    /// Forget what came since a mark of this very patient.
+    pub fn back_to(&mut self, mark: PatientMark<WordState>) {
+        (self.state, self.card_end) = (mark.state, mark.bins);
+        self.trunk.back_to(mark.trunk);
     }
 
     /// Bins closed so far; the newest card may cover fewer.

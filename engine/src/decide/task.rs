@@ -10,6 +10,7 @@ use super::members::Members;
 use super::readings::{SignalSpec, WordSpec};
 use crate::error::Result;
 use crate::json::Value;
+use crate::table::twice;
 
 const FORMAT: &str = "smallhold.task/1";
 
@@ -140,8 +141,8 @@ fn field(item: &Members<'_>) -> Result<Field> {
     let (Some(positive), false) = (place, choices.len() < 2) else {
         fail!(Malformed, "field {name}: expected two or more choices, {positive:?} among them, got {choices:?}")
     };
-    if (1..choices.len()).any(|k| choices[..k].contains(&choices[k])) {
-        fail!(Malformed, "field {name}: a choice is there twice in {choices:?}");
+    if let Some(choice) = twice(choices.iter().map(String::as_str))? {
+        fail!(Malformed, "field {name}: the choice {choice:?} is there twice");
     }
     let knots = item.list("knots", |pair| match pair.value.as_list() {
         Some([x, y]) => match (x.as_number(), y.as_number()) {
@@ -160,8 +161,7 @@ fn field(item: &Members<'_>) -> Result<Field> {
             let groups = Members { value, place: "conformal" }.list("groups", |group| {
                 Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
             })?;
-            let is_twice = |i: usize| groups[..i].iter().any(|group| group.name == groups[i].name);
-            if groups.is_empty() || (1..groups.len()).any(is_twice) {
+            if groups.is_empty() || twice(groups.iter().map(|group: &Group| group.name.as_str()))?.is_some() {
                 fail!(Malformed, "field {name}: conformal: expected one or more groups with different names");
             }
             groups

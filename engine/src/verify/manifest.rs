@@ -14,7 +14,7 @@ use super::sha2::{hex, Sha256};
 use crate::error::{Error, Result};
 use crate::json::Value;
 use crate::memory;
-use crate::table::Table;
+use crate::table::{twice, Table};
 
 /// Where a bundle holds its manifest.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -109,8 +109,8 @@ impl Manifest {
                 fail!(Malformed, "name: expected letters, digits, '.', '_' and '-', got {name:?}");
             }
         }
-        if let Some(at) = (1..self.tasks.len()).find(|at| self.tasks[..*at].contains(&self.tasks[*at])) {
-            fail!(Malformed, "tasks: {:?} is named twice", self.tasks[at]);
+        if let Some(task) = twice(self.tasks.iter().map(String::as_str))? {
+            fail!(Malformed, "tasks: {task:?} is named twice");
         }
         parse_version(&self.version)?;
         parse_version(&self.minimum_runtime)?;
