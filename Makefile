@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures clean
+.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -11,6 +11,7 @@ help:
 	@echo "make format   let ruff rewrite the sources"
 	@echo "make docs     regenerate the reference of the command line"
 	@echo "make system   install the Debian packages that all the tests need (as root)"
+	@echo "make fuzz     fuzz the engine's parsers, FUZZ_SECONDS=60 each of FUZZ_TARGETS (all), and print what was reached"
 	@echo "make bench    measure the session against its peers on this machine"
 	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
 	@echo "make flower   an environment with Flower, for smallhold federate run --engine flower"
@@ -42,6 +43,11 @@ docs: .venv/test.stamp
 system:
 	apt-get update
 	xargs -a system-packages.txt apt-get install -y --no-install-recommends
+
+# Corpora stay in engine/target/fuzz and are gone on with: ten minutes a target are ten runs of a minute.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/demo.stamp
+	PYTHON=$(abspath $(BIN)/python) engine/fuzz/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py
