@@ -19,6 +19,7 @@
     │   ├── BackendError        a runtime could not load or run the model
     │   ├── CapacityError       the context is full: re-prefill a summary
     │   └── DeadlineError       the decision came too late
+    ├── GuestError          a WebAssembly guest broke off or went beyond its limits; the host goes on
     ├── PolicyError         a profile is not total, not monotone, or permits on a clause nobody has read
     ├── JournalError        the journal was altered, cut, or cannot be written
     ├── PrivacyError        an update cannot be protected as asked: nothing leaves the site
@@ -126,6 +127,10 @@ class CapacityError(DecisionError):
 
 class DeadlineError(DecisionError):
     """The decision came too late."""
+
+
+class GuestError(SmallholdError):
+    """A WebAssembly guest broke off or went beyond its limits; the host goes on."""
 
 
 class PolicyError(SmallholdError):
