@@ -1,8 +1,8 @@
 #!/bin/sh
 # Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test [NAME]] |
 #                               aarch64-linux-android | aarch64-apple-ios]
-# The library and the program; for WebAssembly the library, for phones the static one. `test` runs the library's tests
-# instead, emulated by qemu.
+# The library and the program; for wasm32-unknown-unknown, which has no programs, the library, for phones the static one.
+# `test` runs the library's tests instead, emulated by qemu.
 #
 # Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
 # rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target. 64-bit ARM needs a

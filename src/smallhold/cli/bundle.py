@@ -56,6 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     inspect = actions.add_parser("inspect", help="show what a bundle says of itself, without believing it")
     app = actions.add_parser("app", help="one executable file of the engine and a bundle, which needs no Python")
     app.add_argument("--out", type=Path, required=True, metavar="FILE", help="the app")
+    app.add_argument(
+        "--wasm", action="store_true", help="a WebAssembly module for WASI instead, which `smallhold wasi` runs too"
+    )
     page = actions.add_parser("page", help="a folder of static files that decides in the browser")
     page.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     for action, what in ((app, "program"), (page, "WebAssembly module")):
@@ -100,15 +103,20 @@ def run(args: argparse.Namespace) -> int:
 def _app(args: argparse.Namespace, home: Home) -> int:
     """A bundle and the engine as one executable file."""
     from smallhold.bundle.app import write_app
+    from smallhold.bundle.wasm_app import write_wasm_app
 
     keys = args.trusted_keys or home.trust
-    size = write_app(args.bundle, args.out, trusted_keys=keys, now=datetime.now(UTC), program=args.engine)
+    write = write_wasm_app if args.wasm else write_app
+    size = write(args.bundle, args.out, trusted_keys=keys, now=datetime.now(UTC), program=args.engine)
     if args.json:
         print_json({"app": str(args.out), **asdict(size)})
     else:
         print(f"{args.out}: {size.bytes:,} bytes, {size.program_bytes:,} of them the engine")
         if size.left_out:
             print(f"left out, for other runtimes: {', '.join(size.left_out)}")
+    if args.wasm:
+        next_commands(f"smallhold wasi {args.out} --help")
+        return 0
     next_commands(f"./{args.out} --help" if not args.out.is_absolute() else f"{args.out} --help")
     return 0
 

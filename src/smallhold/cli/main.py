@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "device": "Make a device's home, install a signed bundle, roll it back, show what runs",
     "decide": "Ask a bundle for one decision",
     "replay": "Play recorded patients through a bundle, as if they lay on a ward",
+    "wasi": "Run a guest in WebAssembly that asks a bundle's model through WASI-NN",
     "serve": "Answer OpenAI-compatible requests on this machine from a bundle",
     "evaluate": "Measure a bundle on patients with a known outcome, beside the simple things",
     "federate": "Let sites that share no row train one model together, and verify what happened",
@@ -50,6 +51,7 @@ _EXTRAS = {
     "llguidance": "serve",
     "jinja2": "serve",
     "httpx": "endpoint",
+    "wasmtime": "wasm",
 }
 
 

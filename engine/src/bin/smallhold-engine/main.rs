@@ -1,5 +1,7 @@
 //! Decisions of a bundle without Python: JSON lines on standard input, or `POST /decide` on loopback.
 
+#[cfg(target_family = "wasm")]
+mod inside;
 mod serve;
 
 use std::io::{self, BufRead, Read, Write};
@@ -13,7 +15,7 @@ use smallhold_engine::json::Value;
 use smallhold_engine::program::Program;
 use smallhold_engine::verify::bundle::{clock, Bundle, Trust};
 use smallhold_engine::verify::keys::load_trusted_keys;
-use smallhold_engine::{fail, files, kernels};
+use smallhold_engine::{fail, kernels};
 
 const HELP: &str =
     "usage: smallhold-engine BUNDLE [--task NAME]... [--kernels NAME] [--threads N] [--listen ADDRESS:PORT]
@@ -117,10 +119,17 @@ fn count(word: &str) -> Result<usize> {
     }
 }
 
+/// This very module, where it is an app.
+#[cfg(target_family = "wasm")]
+fn own_app() -> Result<Option<App>> {
+    inside::read().map_or(Ok(None), |data| App::of(std::sync::Arc::new(data)))
+}
+
 /// This very file, where it is an app.
+#[cfg(not(target_family = "wasm"))]
 fn own_app() -> Result<Option<App>> {
     // Without the name of its own file a program cannot be an app, and does what it can.
-    std::env::current_exe().map_or(Ok(None), |path| App::of(files::open(&path)?))
+    std::env::current_exe().map_or(Ok(None), |path| App::of(smallhold_engine::files::open(&path)?))
 }
 
 fn load(options: &Options, app: Option<App>) -> Result<Program> {
