@@ -16,7 +16,7 @@ from typing import Any
 
 import wasmtime
 
-from smallhold.device.wasi_nn.calls import MODULE, Calls
+from smallhold.device.wasi_nn.calls import Calls
 from smallhold.device.wasi_nn.limits import Limits
 from smallhold.device.wasi_nn.memory import GuestMemory
 from smallhold.device.wasi_nn.models import Model
@@ -128,8 +128,8 @@ class Guest:
         )
         self._functions = RawFunctions(linker, lambda name, error: self.calls.refused(name, error))
         self.calls = Calls(models, self.limits, GuestMemory(self._functions.memory))
-        for name, (arity, function) in self.calls.functions().items():
-            self._functions.define(MODULE, name, arity, function)
+        for where, name, arity, function in self.calls.functions():
+            self._functions.define(where, name, arity, function)
         self.stdout, self.stderr = bytearray(), bytearray()
         self._excess: str | None = None
         self._store = wasmtime.Store(self._engine)

@@ -7,6 +7,8 @@ longer in its place, so that an old view is too short at worst, and is renewed b
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
+from struct import pack_into, unpack_from
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +25,15 @@ class GuestMemory:
     """Bounds-checked reads and writes.
 
     Args:
-        renew: Gives the memory as it is now, (bytes,) uint8, or None when the guest exports none.
+        renew: Gives the memory as it is now, writable bytes, or None when the guest exports none.
     """
 
-    def __init__(self, renew: Callable[[], NDArray[np.uint8] | None]) -> None:
+    def __init__(self, renew: Callable[[], memoryview | None]) -> None:
         self._renew = renew
-        self._bytes = np.zeros(0, np.uint8)
-        self._words = self._bytes.view(np.uint32)
+        self._bytes = memoryview(b"")
 
-    def bytes(self, address: int, count: int) -> NDArray[np.uint8]:
-        """A view, (count,) uint8, valid until the guest runs again.
+    def bytes(self, address: int, count: int) -> memoryview:
+        """A view of so many bytes, valid until the guest runs again.
 
         Raises:
             Refusal: not all of it lies in the guest's memory.
@@ -42,7 +43,7 @@ class GuestMemory:
             self._look_again(end)
         return self._bytes[address:end]
 
-    def words(self, address: int, count: int) -> list[int]:
+    def words(self, address: int, count: int) -> tuple[int, ...]:
         """Unsigned 32-bit numbers at an aligned address.
 
         Raises:
@@ -50,11 +51,9 @@ class GuestMemory:
         """
         if address & 3:
             raise Refusal(Errno.INVALID_ARGUMENT, f"address {address}: expected a multiple of 4")
-        end = address + 4 * count
-        if end > len(self._bytes):
-            self._look_again(end)
-        numbers: list[int] = self._words[address >> 2 : end >> 2].tolist()
-        return numbers
+        if address + 4 * count > len(self._bytes):
+            self._look_again(address + 4 * count)
+        return unpack_from(f"<{count}I", self._bytes, address)
 
     def set_word(self, address: int, value: int) -> None:
         """Write one unsigned 32-bit number.
@@ -66,7 +65,7 @@ class GuestMemory:
             raise Refusal(Errno.INVALID_ARGUMENT, f"address {address}: expected a multiple of 4")
         if address + 4 > len(self._bytes):
             self._look_again(address + 4)
-        self._words[address >> 2] = value
+        pack_into("<I", self._bytes, address, value)
 
     def tensor(self, address: int, most_bytes: int) -> NDArray[np.generic]:
         """A copy of the tensor whose record lies at an address.
@@ -82,17 +81,15 @@ class GuestMemory:
             raise Refusal(Errno.INVALID_ARGUMENT, f"tensor: expected at most {_MOST_DIMENSIONS} dimensions, got {rank}")
         if size > most_bytes:
             raise Refusal(Errno.TOO_LARGE, f"tensor: expected at most {most_bytes} bytes, got {size}")
-        dtype, shape, expected = DTYPES[kind], self.words(where, rank), 1
-        for length in shape:
-            expected *= length
-        if expected * dtype.itemsize != size:
-            raise Refusal(Errno.INVALID_ARGUMENT, f"tensor: {shape} of {dtype.name} in {size} bytes")
-        return self.bytes(data, size).copy().view(dtype).reshape(shape)
+        dtype, shape = DTYPES[kind], self.words(where, rank)
+        if prod(shape) * dtype.itemsize != size:
+            raise Refusal(Errno.INVALID_ARGUMENT, f"tensor: {list(shape)} of {dtype.name} in {size} bytes")
+        return np.frombuffer(bytes(self.bytes(data, size)), dtype).reshape(shape)
 
     def _look_again(self, end: int) -> None:
         found = self._renew()
         if found is None:
             raise Refusal(Errno.MISSING_MEMORY, "the guest exports no memory named 'memory'")
-        self._bytes, self._words = found, found.view(np.uint32)
+        self._bytes = found
         if end > len(found):
             raise Refusal(Errno.INVALID_ARGUMENT, f"address: ends at {end}, the memory at {len(found)}")

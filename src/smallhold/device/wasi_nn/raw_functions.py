@@ -12,9 +12,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import wasmtime
-from numpy.typing import NDArray
 from wasmtime import _ffi as ffi
 
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
@@ -72,8 +70,8 @@ class RawFunctions:
         if error:
             raise wasmtime.WasmtimeError._from_ptr(error)
 
-    def memory(self) -> NDArray[np.uint8] | None:
-        """All of the calling guest's memory, (bytes,), without a copy; None where it exports none.
+    def memory(self) -> memoryview | None:
+        """All of the calling guest's memory, without a copy; None where it exports none.
 
         Only while one of the functions runs. The view is good for as long as the memory does not move.
         """
@@ -91,9 +89,9 @@ class RawFunctions:
         memory = ctypes.byref(item.of.memory)
         size = ffi.wasmtime_memory_data_size(context, memory)
         if not size:
-            return np.zeros(0, np.uint8)
+            return memoryview(b"")
         start = ctypes.addressof(ffi.wasmtime_memory_data(context, memory).contents)
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(start), dtype=np.uint8)
+        return memoryview((ctypes.c_uint8 * size).from_address(start)).cast("B")
 
 
 def _new_trap() -> int:
