@@ -1,9 +1,9 @@
 """What WASI-NN costs a decision: a guest that asks through the host, beside the same calls of the session in Python.
 
 Both sides take the same inputs and read the same two logits after each event: an hour as a signal token, a card of five
-observation words, or a text of 40 tokens that is tried behind a prefix and forgotten. They take turns in one process, on
-one thread; counted is the processor time of that thread, the guest's own included. `random 25M` has random weights: it
-says something about speed alone.
+observation words, or a text of 40 tokens that is tried behind a prefix and forgotten. They take turns in one process,
+on one thread; counted is the processor time of that thread, the guest's own included. `random 25M` has random weights:
+it says something about speed alone.
 
     python bench/wasi_nn.py [--rounds 30] [--out FILE]
 """
@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--fuel", action="store_true", help="count the guest's instructions, as the command does")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
     args = parser.parse_args()
-    print(f"{'model':11} {'runtime':13} {'event':13} {'calls':>5} {'native':>10} {'WASI-NN':>10}  wasi / native (deciles)")
+    print(
+        f"{'model':11} {'runtime':13} {'event':13} {'calls':>5} {'native':>10} {'WASI-NN':>10}  wasi / native (deciles)"
+    )
     rows = []
     for name, runtime, backend in backends():
         for event, events in workloads(backend):

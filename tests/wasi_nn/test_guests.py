@@ -95,7 +95,9 @@ def test_a_text_is_filed_as_the_trunk_files_it(runtime: str) -> None:
     rows = [task.field.choices.index(choice) for choice in CHOICES]
     logits = task.logits(TEXTS, "trunk")[:, rows].astype(np.float64)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    for line, row in zip(outcome.stdout.decode().splitlines(), weights / weights.sum(axis=1, keepdims=True), strict=True):
+    for line, row in zip(
+        outcome.stdout.decode().splitlines(), weights / weights.sum(axis=1, keepdims=True), strict=True
+    ):
         choice, _, probability = line.rpartition(" ")
         assert choice == CHOICES[int(row.argmax())]
         assert float(probability) == pytest.approx(row.max(), abs=2e-4)

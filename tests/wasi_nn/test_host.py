@@ -102,7 +102,7 @@ def test_a_guest_that_breaks_off_is_an_error_and_the_host_goes_on(body: str, mes
         (b"(module (memory 4097))", "memory"),
         (b"(module (table 200000 funcref))", "table"),
         (b"(module (memory 1) (memory 1))", "not a WebAssembly module"),
-        (b'(module (start $f) (func $f (loop $l (br $l))))', "used up"),
+        (b"(module (start $f) (func $f (loop $l (br $l))))", "used up"),
     ],
 )
 def test_what_is_no_such_guest_is_refused(module: bytes, message: str) -> None:
@@ -248,7 +248,11 @@ def test_a_model_of_the_guests_own_needs_a_grant() -> None:
 
 
 def test_a_graph_that_is_none_or_names_a_file_is_refused() -> None:
-    for graph, reason in ((onnx_bytes(outside=True), "other files"), (b"no graph at all", ""), (onnx_bytes()[:-20], "")):
+    for graph, reason in (
+        (onnx_bytes(outside=True), "other files"),
+        (b"no graph at all", ""),
+        (onnx_bytes()[:-20], ""),
+    ):
         guest = Guest(loading(graph).encode(), {}, limits=Limits(model_bytes=10_000))
         assert guest.call("load") == 2  # invalid encoding
         assert reason in guest.calls.refusals[0]
@@ -264,7 +268,9 @@ def test_random_calls_never_break_the_host(models: dict[str, Model]) -> None:
         for name in names
     )
     content = struct.pack("<4i", 1, 2, 3, 300)
-    module = f'(module {NN} (memory (export "memory") 1) {data(0, b"golden#session")} {tensor(4, (4,), content)} {exports})'
+    module = (
+        f'(module {NN} (memory (export "memory") 1) {data(0, b"golden#session")} {tensor(4, (4,), content)} {exports})'
+    )
     rng = np.random.default_rng(7)
     places = [0, 4, 64, 96, 128, 65532, 65533, 65536, -1, -4, 2**31 - 1, -(2**31)]
     counts = [0, 1, 2, 3, 4, 6, 14, 100, -1, 2**31 - 1]

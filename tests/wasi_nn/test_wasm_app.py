@@ -131,7 +131,14 @@ def test_an_app_with_a_changed_byte_does_not_start(app: Path, program: Path) -> 
 
 def test_what_is_no_program_of_the_engine_is_refused(app: Path, tmp_path: Path, program: Path) -> None:
     engine = program.read_bytes()
-    for wrong in (b"", b"\x7fELF", engine[:8], engine[:-100], engine[:8] + b"\x0a\x01\x00\x0b\x01\x00", app.read_bytes()):
+    for wrong in (
+        b"",
+        b"\x7fELF",
+        engine[:8],
+        engine[:-100],
+        engine[:8] + b"\x0a\x01\x00\x0b\x01\x00",
+        app.read_bytes(),
+    ):
         with pytest.raises(InputError, match="expected the engine's program for WASI"):
             put_inside(wrong, b"data", "x")
     out = tmp_path / "out.wasm"

@@ -16,9 +16,7 @@ from smallhold.bundle.app import MAGIC, AppSize, bundle_for_engine
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import BundleError, InputError
 
-_PROGRAM = (
-    Path(__file__).parents[3] / "engine" / "target" / "wasm32-wasip1" / "release" / "smallhold-engine.wasm"
-)
+_PROGRAM = Path(__file__).parents[3] / "engine" / "target" / "wasm32-wasip1" / "release" / "smallhold-engine.wasm"
 _MOST_PROGRAM_BYTES = 2**26
 _HEADER = b"\0asm\1\0\0\0"
 _CODE, _DATA, _DATA_COUNT = 10, 11, 12

@@ -17,7 +17,9 @@ from smallhold.errors import InputError
 if TYPE_CHECKING:
     from smallhold.device.wasi_nn import Grant, Limits, Model
 
-EXAMPLE = 'echo "Red, itchy patches on both elbows." | smallhold wasi triage.wasm --bundle hospital.bundle Acne Psoriasis'
+EXAMPLE = (
+    'echo "Red, itchy patches on both elbows." | smallhold wasi triage.wasm --bundle hospital.bundle Acne Psoriasis'
+)
 
 _MOST_INPUT_BYTES = 64 * 2**20
 #: What a guest gets beyond its time to come back from a read of a granted file, or from a pass of the model.
@@ -27,7 +29,9 @@ _GRACE_SECONDS = 10.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare arguments."""
     parser.add_argument("guest", type=Path, metavar="GUEST", help="a WASI program: .wasm, or .wat as text")
-    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG", help="arguments of the guest, after all options")
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="ARG", help="arguments of the guest, after all options"
+    )
     parser.add_argument(
         "--bundle",
         type=Path,
@@ -39,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=("onnx_runtime", "engine", "reference"), default="engine", help="runtime of the models"
     )
-    parser.add_argument("--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder")
+    parser.add_argument(
+        "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
+    )
     grants = parser.add_argument_group("files, of which a guest sees none unless granted")
     for name, what in (("--grant", "read"), ("--grant-write", "read and change")):
         grants.add_argument(

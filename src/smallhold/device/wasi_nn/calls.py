@@ -151,7 +151,7 @@ class Calls:
         return Errno.SUCCESS
 
     def step(self, given: Arguments) -> int:
-        """`set_input`, `compute` and output 0 in one call, which is not in the ABI: context, index, tensor, buffer, room.
+        """`set_input`, `compute` and output 0 in one call: context, index, tensor, buffer, room. Not in the ABI.
 
         Output 0 has to fill the room exactly. Where it does not, the pass has been made, and `get_output` gives it.
         """

@@ -92,9 +92,7 @@ def run_guest(
         GuestError: it is no such program, it broke off, or it went beyond a limit.
         InputError: a grant or an argument is impossible.
     """
-    guest = Guest(
-        wasm, models, args=args, stdin=stdin, grants=grants, limits=limits, stdout=stdout, stderr=stderr
-    )
+    guest = Guest(wasm, models, args=args, stdin=stdin, grants=grants, limits=limits, stdout=stdout, stderr=stderr)
     code = guest.start()
     return Outcome(code, bytes(guest.stdout), bytes(guest.stderr), tuple(guest.calls.refusals), guest.fuel)
 

@@ -1,4 +1,4 @@
-"""What a guest opens by name: a model, its session, and its tokenizer. Each is a graph with numbered inputs and outputs.
+"""What a guest opens by name: a model, its session, its tokenizer. Each is a graph with numbered inputs and outputs.
 
 The table in docs/guides/wasi-nn.md is the contract; the constants here are its rows.
 """
@@ -201,7 +201,7 @@ class SequenceContext:
         if 4 * num_read * width > limits.tensor_bytes:
             raise Refusal(
                 Errno.TOO_LARGE,
-                f"output 0: {num_read} x {width} logits exceed {limits.tensor_bytes} bytes; ask for fewer by inputs 2, 3",
+                f"output 0: {num_read} x {width} logits exceed {limits.tensor_bytes} bytes: set inputs 2 and 3",
             )
 
     def _positions(self, index: int, tensor: Tensor) -> Inputs:
@@ -234,7 +234,7 @@ class TokenGraph:
     tokenizer: Any
     is_text: bool
 
-    def open(self, room: Room) -> TokenContext:
+    def open(self, room: Room) -> TokenContext:  # noqa: ARG002 - it holds no positions
         """A context without a state."""
         return TokenContext(self)
 

@@ -28,7 +28,9 @@ class OnnxGraph:
     def __init__(self, data: bytes) -> None:
         # Tensors outside the graph are named by a path; it would be read with the host's rights.
         if b"location" in data:
-            raise Refusal(Errno.INVALID_ENCODING, "model: may hold tensors in other files, the word 'location' is in it")
+            raise Refusal(
+                Errno.INVALID_ENCODING, "model: may hold tensors in other files, the word 'location' is in it"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4

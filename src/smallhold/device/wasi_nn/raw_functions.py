@@ -78,11 +78,9 @@ class RawFunctions:
         item = ffi.wasmtime_extern_t()
         name = b"memory"
         caller = ctypes.cast(self.caller or 0, ctypes.POINTER(ffi.wasmtime_caller_t))
-        if not ffi.wasmtime_caller_export_get(
-            caller, ctypes.create_string_buffer(name), len(name), ctypes.byref(item)
-        ):
+        if not ffi.wasmtime_caller_export_get(caller, ctypes.create_string_buffer(name), len(name), ctypes.byref(item)):
             return None
-        if item.kind != ffi.WASMTIME_EXTERN_MEMORY.value:
+        if int(item.kind) != ffi.WASMTIME_EXTERN_MEMORY.value:
             ffi.wasmtime_extern_delete(ctypes.byref(item))
             return None
         context = ffi.wasmtime_caller_context(caller)
