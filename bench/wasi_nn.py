@@ -5,7 +5,7 @@ observation words, or a text of 40 tokens that is tried behind a prefix and forg
 on one thread; counted is the processor time of that thread, the guest's own included. `random 25M` has random weights:
 it says something about speed alone.
 
-    python bench/wasi_nn.py [--rounds 30] [--out FILE]
+    python bench/wasi_nn.py [--rounds 30] [--model hospital] [--runtime engine] [--out FILE]
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def main() -> None:
     """Measure, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="rounds of both sides; default 30")
+    parser.add_argument("--model", choices=("hospital", "random"), help="this one alone")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="this one alone")
     parser.add_argument("--fuel", action="store_true", help="count the guest's instructions, as the command does")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
     args = parser.parse_args()
@@ -70,7 +72,8 @@ def main() -> None:
         f"{'model':11} {'runtime':13} {'event':13} {'calls':>5} {'native':>10} {'WASI-NN':>10}  wasi / native (deciles)"
     )
     rows = []
-    for name, runtime, backend in backends():
+    runtimes = (args.runtime,) if args.runtime else RUNTIMES
+    for name, runtime, backend in backends(args.model, runtimes):
         for event, events in workloads(backend):
             for row in compare(name, runtime, event, backend, events, args.rounds, 10**15 if args.fuel else 0):
                 rows.append(row)
@@ -84,15 +87,16 @@ def main() -> None:
         args.out.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
-def backends() -> Iterator[tuple[str, str, Backend]]:
+def backends(model: str | None, runtimes: tuple[str, ...]) -> Iterator[tuple[str, str, Backend]]:
     """Each model on each runtime."""
-    for runtime in RUNTIMES:
+    for runtime in runtimes if model != "random" else ():
         bundle = open_bundle(MODELS / "hospital", backend=runtime, trusted_keys=MODELS / "trusted_keys")  # type: ignore[arg-type]
         yield "hospital", runtime, bundle.backend
-    yield from random_model()
+    if model != "hospital":
+        yield from random_model(runtimes)
 
 
-def random_model() -> Iterator[tuple[str, str, Backend]]:
+def random_model(runtimes: tuple[str, ...]) -> Iterator[tuple[str, str, Backend]]:
     """25 million random parameters in 8 bits; needs the extra `train`."""
     import torch
 
@@ -121,8 +125,10 @@ def random_model() -> Iterator[tuple[str, str, Backend]]:
         save_trunk(Trunk(config), folder)
         quantize_checkpoint(folder, quantized)
         weights = read_weights(quantized)
-    yield "random 25M", "engine", EngineBackend(trunk_gguf(weights, name="random", tokens=[]))
-    yield "random 25M", "onnx_runtime", OnnxRuntimeBackend(trunk_onnx(weights))
+    if "engine" in runtimes:
+        yield "random 25M", "engine", EngineBackend(trunk_gguf(weights, name="random", tokens=[]))
+    if "onnx_runtime" in runtimes:
+        yield "random 25M", "onnx_runtime", OnnxRuntimeBackend(trunk_onnx(weights))
 
 
 def workloads(backend: Backend) -> Iterator[tuple[str, list[Event]]]:

@@ -203,6 +203,59 @@ def test_embeddings_and_tokens_enter_by_the_same_input(models: dict[str, Model])
         guest.memory(65532, 8)
 
 
+def test_one_call_does_what_three_do(models: dict[str, Model]) -> None:
+    module = f"""(module {NN}
+      (import "smallhold_nn" "step" (func $step (param i32 i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1) {data(0, b"golden#session")} {tensor(4, (2,), struct.pack("<2i", 38, 170))}
+      (func (export "open") (result i32)
+        (drop (call $load_by_name (i32.const 0) (i32.const 14) (i32.const 32)))
+        (drop (call $init (i32.const 0) (i32.const 36)))
+        (call $set_input (i32.const 0) (i32.const 3) (i32.const 64)))  ;; rows 38 and 170, too
+      (func (export "step") (param $room i32) (result i32)
+        (call $step (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 512) (local.get $room)))
+      (func (export "read") (result i32)
+        (call $get_output (i32.const 0) (i32.const 0) (i32.const 520) (i32.const 8) (i32.const 40))))"""
+    guest = Guest(module.encode(), models)
+    assert guest.call("open") == 0
+    assert guest.call("step", 8) == 0, guest.calls.refusals
+    session = models["golden"].backend.session()
+    session.append([38, 170])
+    expected = session.score([], [-1], [38, 170])[0]
+    np.testing.assert_array_equal(np.frombuffer(guest.memory(512, 8), np.float32), expected)
+    assert guest.call("step", 4) == 7  # the pass is made, and its output waits
+    session.append([38, 170])
+    assert guest.call("read") == 0
+    np.testing.assert_array_equal(
+        np.frombuffer(guest.memory(520, 8), np.float32), session.score([], [-1], [38, 170])[0]
+    )
+    assert guest.call("step", -1) == 1
+
+
+def test_a_runtime_that_fails_is_a_runtime_error_and_the_session_knows_where_it_is(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smallhold.device.backends.reference import ReferenceSession
+    from smallhold.device.wasi_nn.errno import Errno
+    from smallhold.errors import BackendError
+
+    guest = Guest(b'(module (memory (export "memory") 1))', models)
+    room = guest.calls._room
+    from smallhold.device.wasi_nn.models import SequenceContext, SequenceGraph
+
+    context = SequenceContext(SequenceGraph(models["golden"].backend, is_kept=True), room)
+    context.set_input(0, np.array([1, 2, 3, 4], np.int32))
+    context.compute()
+    assert (context.length, room.positions) == (4, 4)
+    context.set_input(4, np.array([1], np.int32))
+    context.set_input(0, np.array([5], np.int32))
+    with monkeypatch.context() as broken:
+        broken.setattr(ReferenceSession, "append", lambda *_: (_ for _ in ()).throw(BackendError("out of order")))
+        with pytest.raises(BackendError) as failure:
+            context.compute()
+    assert guest.calls.refused("compute", failure.value) == Errno.RUNTIME_ERROR
+    assert (context.length, context.session.length, room.positions) == (1, 1, 1)
+
+
 def onnx_bytes(*, outside: bool = False) -> bytes:
     onnx = pytest.importorskip("onnx", reason="graphs are written with onnx, the extra 'train'")
     from onnx import TensorProto, helper, numpy_helper

@@ -17,9 +17,8 @@ from smallhold.errors import InputError
 if TYPE_CHECKING:
     from smallhold.device.wasi_nn import Grant, Limits, Model
 
-EXAMPLE = (
-    'echo "Red, itchy patches on both elbows." | smallhold wasi triage.wasm --bundle hospital.bundle Acne Psoriasis'
-)
+EXAMPLE = """echo "Red, itchy patches on both elbows." |
+        smallhold wasi --bundle hospital.bundle triage.wasm hospital triage Acne Psoriasis Migraine"""
 
 _MOST_INPUT_BYTES = 64 * 2**20
 #: What a guest gets beyond its time to come back from a read of a granted file, or from a pass of the model.

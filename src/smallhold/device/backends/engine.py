@@ -29,6 +29,7 @@ from smallhold.device.backends.contract import (
 from smallhold.errors import BackendError, CapacityError, ShapeError
 
 _MESSAGE_BYTES = 512
+_LAST = (-1).to_bytes(8, sys.byteorder, signed=True)
 _KINDS: dict[int, type[BackendError | CapacityError | ShapeError]] = {3: ShapeError, 4: CapacityError}
 _NAME = {"darwin": "libsmallhold_engine.dylib", "win32": "smallhold_engine.dll"}.get(
     sys.platform, "libsmallhold_engine.so"
@@ -264,6 +265,27 @@ class EngineSession:
             self._message,
         )
         return [int(token) for token in tokens[: count.value]]
+
+    def append_and_read(
+        self, ids: bytes | None, embeddings: bytes | None, count: int, rows: bytes, logits: ctypes.Array[ctypes.c_char]
+    ) -> None:
+        """`append`, then logits of some rows after the last position, of inputs that the caller has checked.
+
+        Args:
+            ids: (count,) uint32 below V, or None.
+            embeddings: (count, D) float32, where `ids` is None.
+            count: At least one, within the context.
+            rows: (R,) uint32 below V.
+            logits: Room for R float32, filled.
+        """
+        library, handle, message = self._library, self._handle, self._message
+        code = library.smallhold_session_append(handle, ids, embeddings, count, message)
+        code = code or library.smallhold_session_score(
+            handle, b"", None, 0, _LAST, 1, rows, len(rows) // 4, logits, message
+        )
+        if code:
+            _check(code, message)
+        self._is_last_known = True
 
     def fork(self) -> EngineSession:
         """See `Session.fork`."""

@@ -142,7 +142,7 @@ class Calls:
         outputs, index = self._context(given[0] & _U32).outputs, given[2] & _U32
         if index >= len(outputs):
             raise Refusal(Errno.INVALID_ARGUMENT, f"output {index}: there are {len(outputs)}; compute first")
-        content, room = outputs[index].tobytes(), given[6] & _U32
+        content, room = outputs[index], given[6] & _U32
         if len(content) > room:
             raise Refusal(Errno.TOO_LARGE, f"output {index}: {len(content)} bytes into room for {room}")
         place = self._memory.bytes(given[4] & _U32, len(content))
@@ -161,7 +161,7 @@ class Calls:
         place = self._memory.bytes(given[6] & _U32, room)
         context.set_input(given[2] & _U32, self._memory.tensor(given[4] & _U32, self._limits.tensor_bytes))
         context.compute()
-        content = context.outputs[0].tobytes()
+        content = context.outputs[0]
         if len(content) != room:
             raise Refusal(Errno.TOO_LARGE, f"step: output 0 has {len(content)} bytes, the room {room}")
         place[:] = content

@@ -54,7 +54,7 @@ class OnnxContext:
     def __init__(self, graph: OnnxGraph, room: Room) -> None:
         self._graph, self._room = graph, room
         self._inputs: dict[str, Tensor] = {}
-        self.outputs: Sequence[Tensor] = ()
+        self.outputs: Sequence[bytes] = ()
 
     def set_input(self, index: int, tensor: Tensor) -> None:
         """See `Context.set_input`."""
@@ -75,7 +75,7 @@ class OnnxContext:
             raise Refusal(Errno.RUNTIME_ERROR, f"ONNX Runtime failed: {error}") from error
         if sum(tensor.nbytes for tensor in found) > self._room.limits.tensor_bytes:
             raise Refusal(Errno.TOO_LARGE, f"outputs: more than {self._room.limits.tensor_bytes} bytes")
-        self.outputs = [np.ascontiguousarray(tensor) for tensor in found]
+        self.outputs = [tensor.tobytes() for tensor in found]
 
 
 def _dtype(name: str, kind: str) -> np.dtype[np.generic]:
