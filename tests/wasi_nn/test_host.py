@@ -133,6 +133,16 @@ def test_output_is_passed_on_as_it_comes_and_bounded() -> None:
         run_guest(PRINTER.replace("TIMES", "100000000").encode(), {}, limits=Limits(output_bytes=1000, fuel=0))
 
 
+def test_a_reader_that_goes_away_ends_the_guest(capfd: pytest.CaptureFixture[str]) -> None:
+    def closed(_: bytes) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    for times in ("1", "100000000"):
+        with pytest.raises(BrokenPipeError):
+            run_guest(PRINTER.replace("TIMES", times).encode(), {}, stdout=closed, limits=Limits(fuel=0))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_sleeping_is_refused_and_the_exit_code_is_the_guests() -> None:
     module = """(module
       (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))

@@ -67,7 +67,11 @@ impl Context {
         let (room, mut written) = (size_of_val(into), 0);
         // SAFETY: the host writes at most `room` bytes, and any bits are a number.
         check("get_output", unsafe { get_output(self.0, index, into.as_mut_ptr().cast(), room, &mut written) })?;
-        if written == room { Ok(()) } else { Err(format!("output {index}: expected {room} bytes, got {written}")) }
+        if written == room {
+            Ok(())
+        } else {
+            Err(format!("output {index}: expected {room} bytes, got {written}"))
+        }
     }
 }
 
@@ -78,8 +82,15 @@ impl Number for i32 {}
 
 fn check(what: &str, code: u32) -> Result<(), String> {
     const NAMES: [&str; 9] = [
-        "success", "invalid argument", "invalid encoding", "missing memory", "busy", "runtime error",
-        "unsupported operation", "too large", "not found",
+        "success",
+        "invalid argument",
+        "invalid encoding",
+        "missing memory",
+        "busy",
+        "runtime error",
+        "unsupported operation",
+        "too large",
+        "not found",
     ];
     match code {
         0 => Ok(()),

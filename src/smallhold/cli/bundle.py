@@ -115,7 +115,7 @@ def _app(args: argparse.Namespace, home: Home) -> int:
         if size.left_out:
             print(f"left out, for other runtimes: {', '.join(size.left_out)}")
     if args.wasm:
-        next_commands(f"smallhold wasi {args.out} --help")
+        next_commands(f"smallhold wasi {args.out} -- --help")
         return 0
     next_commands(f"./{args.out} --help" if not args.out.is_absolute() else f"{args.out} --help")
     return 0

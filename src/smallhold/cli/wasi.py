@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare arguments."""
     parser.add_argument("guest", type=Path, metavar="GUEST", help="a WASI program: .wasm, or .wat as text")
     parser.add_argument(
-        "args", nargs=argparse.REMAINDER, metavar="ARG", help="arguments of the guest, after all options"
+        "args", nargs="*", metavar="ARG", help="arguments of the guest; those that begin with - stand behind --"
     )
     parser.add_argument(
         "--bundle",

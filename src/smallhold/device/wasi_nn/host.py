@@ -129,7 +129,7 @@ class Guest:
         for where, name, arity, function in self.calls.functions():
             self._functions.define(where, name, arity, function)
         self.stdout, self.stderr = bytearray(), bytearray()
-        self._excess: str | None = None
+        self._failure: BaseException | None = None
         self._store = wasmtime.Store(self._engine)
         self._store.set_limits(
             memory_size=self.limits.memory_bytes,
@@ -199,22 +199,23 @@ class Guest:
         timer.daemon = True
         timer.start()
         try:
-            return enter()
+            result = enter()
         except wasmtime.ExitTrap:
-            self._raise_excess(None)
+            if self._failure is not None:
+                raise self._failure from None
             raise
         except (wasmtime.WasmtimeError, wasmtime.Trap) as error:
             failure, self._functions.failure = self._functions.failure, None
-            if failure is not None and not isinstance(failure, DeadlineError):
+            is_late = isinstance(failure, DeadlineError)
+            failure = self._failure if failure is None or is_late else failure
+            if failure is not None:
                 raise failure from None
-            self._raise_excess(error)
-            raise self._explain(error, is_late=failure is not None) from error
+            raise self._explain(error, is_late=is_late) from error
         finally:
             timer.cancel()
-
-    def _raise_excess(self, error: Exception | None) -> None:
-        if self._excess is not None:
-            raise GuestError(self._excess) from error
+        if self._failure is not None:
+            raise self._failure
+        return result
 
     def _explain(self, error: Exception, *, is_late: bool) -> GuestError:
         code = error.trap_code if isinstance(error, wasmtime.Trap) else None
@@ -252,14 +253,20 @@ class Guest:
 
     def _writer(self, name: str, kept: bytearray, sink: Sink | None) -> Callable[[bytes], int]:
         def write(data: bytes) -> int:
+            # Called by a thread of wasmtime's, into which nothing may be raised.
             if len(kept) + len(data) > self.limits.output_bytes:
-                self._excess = f"guest: wrote more than {self.limits.output_bytes:,} bytes to {name}, stopped"
-                self._engine.increment_epoch()
-                return -_EIO
-            kept.extend(data)
-            if sink is not None:
-                sink(data)
-            return len(data)
+                excess = f"wrote more than {self.limits.output_bytes:,} bytes to {name}"
+                self._failure = GuestError(f"guest: {excess}, stopped")
+            elif self._failure is None:
+                try:
+                    if sink is not None:
+                        sink(data)
+                    kept.extend(data)
+                    return len(data)
+                except BaseException as error:
+                    self._failure = error
+            self._engine.increment_epoch()
+            return -_EIO
 
         return write
 
