@@ -321,6 +321,23 @@ def test_a_graph_that_is_none_or_names_a_file_is_refused() -> None:
         assert reason in guest.calls.refusals[0]
 
 
+def test_what_no_pass_could_use_is_not_kept(models: dict[str, Model]) -> None:
+    """A guest with many contexts could else fill the host's memory with inputs."""
+    many = 100_000
+    module = f"""(module {NN} (memory (export "memory") 8) {data(0, b"golden#session")} {data(32, b"golden#text")}
+      {data(64, struct.pack("<5I", 96, 1, 4, 128, 4 * many))} {data(96, struct.pack("<I", many))}
+      {data(104, struct.pack("<5I", 124, 1, 3, 128, 300_000))} {data(124, struct.pack("<I", 300_000))}
+      (func (export "open") (param $name i32) (param $bytes i32) (param $handle i32) (result i32)
+        (drop (call $load_by_name (local.get $name) (local.get $bytes) (i32.const 48)))
+        (call $init (local.get $handle) (i32.const 52)))
+      (func (export "set") (param $context i32) (param $index i32) (param $record i32) (result i32)
+        (call $set_input (local.get $context) (local.get $index) (local.get $record))))"""
+    guest = Guest(module.encode(), models)
+    assert guest.call("open", 0, 14, 0) == guest.call("open", 32, 11, 1) == 0
+    assert [guest.call("set", 0, index, 64) for index in (0, 1, 2, 3, 4)] == [7] * 5
+    assert guest.call("set", 1, 0, 104) == 7
+
+
 def test_random_calls_never_break_the_host(models: dict[str, Model]) -> None:
     """Ten thousand calls with handles, indices, pointers and records that are near right, or not at all."""
     names = ("load", "load_by_name", "init", "set_input", "compute", "get_output")

@@ -27,7 +27,7 @@ class Limits:
     fuel: int = 10_000_000_000
     memory_bytes: int = 256 * 2**20
     output_bytes: int = 2**20
-    tensor_bytes: int = 16 * 2**20
+    tensor_bytes: int = 4 * 2**20
     handles: int = 64
     positions: int = 65_536
     module_bytes: int = 64 * 2**20

@@ -23,6 +23,7 @@ from smallhold.errors import SmallholdError
 Tensor = NDArray[Any]
 
 APPEND, TRY, AT, ROWS, LENGTH, COPY_OF = range(6)
+_MOST_TEXT_BYTES = 2**18
 _NAMES = ("0 (append)", "1 (try)", "2 (at)", "3 (rows)", "4 (length)", "5 (copy of)")
 
 
@@ -233,16 +234,24 @@ class SequenceContext:
             width = self._backend.width
             if not tensor.ndim or tensor.shape[-1] != width:
                 raise _wrong(index, f"embeddings (T, {width})", tensor)
+            self._check_count(index, tensor.size // width)
             return tensor.reshape(-1, width)
         return self._numbers(index, tensor, 0, self._backend.vocab_size)
 
     def _numbers(self, index: int, tensor: Tensor, least: int, beyond: int) -> list[int]:
         if tensor.dtype.kind != "i" or max(tensor.shape, default=1) != tensor.size:
             raise _wrong(index, "a row of i32 or i64", tensor)
+        self._check_count(index, tensor.size)
         numbers: list[int] = tensor.ravel().tolist()
         if numbers and not least <= min(numbers) <= max(numbers) < beyond:
             raise Refusal(Errno.INVALID_ARGUMENT, f"input {_NAMES[index]}: expected numbers in [{least}, {beyond})")
         return numbers
+
+    def _check_count(self, index: int, count: int) -> None:
+        """Refuse what no `compute` could use, before it is kept."""
+        most = self._backend.vocab_size if index == ROWS else self._backend.context_length
+        if count > most:
+            raise Refusal(Errno.TOO_LARGE, f"input {_NAMES[index]}: expected at most {most}, got {count}")
 
     def _number(self, index: int, tensor: Tensor, beyond: int) -> int:
         numbers = self._numbers(index, tensor, 0, beyond)
@@ -275,6 +284,8 @@ class TokenContext:
         """See `Context.set_input`."""
         if index or tensor.dtype != np.uint8:
             raise _wrong(index, "input 0 alone, UTF-8 as u8", tensor)
+        if tensor.size > _MOST_TEXT_BYTES:
+            raise Refusal(Errno.TOO_LARGE, f"input 0: expected at most {_MOST_TEXT_BYTES} bytes, got {tensor.size}")
         try:
             self._said = tensor.tobytes().decode()
         except UnicodeDecodeError as error:
