@@ -113,6 +113,12 @@ class OnnxRuntimeSession:
         whole = np.array(found, dtype=np.float32).reshape(len(found), self._backend.vocab_size)
         return whole if rows is None else whole[:, list(rows)]
 
+    def append_and_read(self, inputs: Inputs, rows: NDArray[np.int64]) -> FloatArray:
+        """`append`, then logits (R,) of rows (R,) after the last position, of rows that the caller has checked."""
+        self.append(inputs)
+        assert self._last_logits is not None, "append_and_read: no position was given"  # noqa: S101
+        return self._last_logits[rows]
+
     def fork(self) -> OnnxRuntimeSession:
         """See `Session.fork`."""
         copy = OnnxRuntimeSession(self._backend)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from smallhold.device.backends import Backend, Inputs, Session
 from smallhold.device.backends.engine import EngineSession
+from smallhold.device.backends.onnx_runtime import OnnxRuntimeSession
 from smallhold.device.wasi_nn.errno import Errno, Refusal
 from smallhold.device.wasi_nn.limits import Limits
 from smallhold.errors import SmallholdError
@@ -23,6 +24,7 @@ from smallhold.errors import SmallholdError
 Tensor = NDArray[Any]
 
 APPEND, TRY, AT, ROWS, LENGTH, COPY_OF = range(6)
+_QUICK = (EngineSession, OnnxRuntimeSession)
 _MOST_TEXT_BYTES = 2**18
 _NAMES = ("0 (append)", "1 (try)", "2 (at)", "3 (rows)", "4 (length)", "5 (copy of)")
 
@@ -125,7 +127,8 @@ class SequenceContext:
         self.outputs: Sequence[bytes] = ()
         self._at: list[int] | None = None
         self._rows: list[int] | None = None
-        self._packed_rows, self._logits = b"", create_string_buffer(0)
+        # The rows, and room for their logits, as the runtimes take them.
+        self._packed_rows, self._logits, self._row_index = b"", create_string_buffer(0), np.zeros(0, np.int64)
         self._append: Inputs = ()
         self._try: Inputs = ()
         self._rewind: int | None = None
@@ -140,7 +143,7 @@ class SequenceContext:
         elif index == ROWS:
             rows = self._numbers(index, tensor, 0, self._backend.vocab_size)
             self._rows, self._packed_rows = rows or None, pack(f"={len(rows)}I", *rows)
-            self._logits = create_string_buffer(4 * len(rows))
+            self._logits, self._row_index = create_string_buffer(4 * len(rows)), np.array(rows, np.int64)
         elif index > COPY_OF or not self._graph.is_kept:
             raise Refusal(Errno.INVALID_ARGUMENT, f"input {index}: this graph has none")
         elif index == TRY:
@@ -178,7 +181,7 @@ class SequenceContext:
         try:
             if start < source.length:
                 session.rewind(start)
-            if isinstance(session, EngineSession) and added and not tries and len(at) == 1 and self._rows is not None:
+            if added and not tries and len(at) == 1 and self._rows is not None and isinstance(session, _QUICK):
                 logits = self._append_and_read(session, appended)
             else:
                 if added:
@@ -193,8 +196,10 @@ class SequenceContext:
         self._append, self._try, self._rewind, self._copy_of = (), (), None, None
         self.outputs = (logits, pack("<i", end))
 
-    def _append_and_read(self, session: EngineSession, appended: Inputs) -> bytes:
-        """The commonest step, without arrays: what they cost is a tenth of a small model's pass."""
+    def _append_and_read(self, session: EngineSession | OnnxRuntimeSession, appended: Inputs) -> bytes:
+        """The commonest step, without what the session checks again: that is a tenth of a small model's pass."""
+        if isinstance(session, OnnxRuntimeSession):
+            return session.append_and_read(appended, self._row_index).tobytes()
         if isinstance(appended, np.ndarray):
             session.append_and_read(None, appended.tobytes(), len(appended), self._packed_rows, self._logits)
         else:
