@@ -1,0 +1,1 @@
+"""Decisions in processor time, ours beside what people use: `make bench-decide`."""
