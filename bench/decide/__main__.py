@@ -23,10 +23,11 @@ from typing import Any
 from bench.decide import models
 from bench.decide.contestants import Contestant, Field, Starter, hospital_field
 from bench.decide.limits import int8_giga_macs_per_second, read_gb_per_second
+from bench.decide.machine import Energy
 from bench.decide.measure import Running, Say, take_turns
 from bench.decide.picture import draw
 from bench.decide.process import ENVIRONMENT, ContestantError, rss_mb, settled_cpu_seconds
-from bench.decide.result import headline, write_json
+from bench.decide.result import QUIET, headline, write_json
 from bench.decide.turns import Turn, agreement, kept, summary
 from bench.decide.workload import GGUF, ROOT, WINDOW, Calibration, Workload, hospital_workload, open_task
 
@@ -56,7 +57,7 @@ class Size:
 
 QUICK = Size(rounds=2, seconds=0.3, stays=2, checked_stays=4, windows=10, colds=1, shapes=(("25M", 8, 1),))
 WHOLE = Size(
-    rounds=9,
+    rounds=7,
     seconds=1.0,
     stays=4,
     checked_stays=16,
@@ -100,6 +101,8 @@ def main() -> int:
     details["shapes"] = {
         f"{shape}, {bits} bits": shapes(starter, shape, bits, rounds, say) for shape, bits, rounds in size.shapes
     }
+    details["times_the_limit"] = distances(details)
+    details["energy"] = "joules of RAPL" if Energy().joules() is not None else "RAPL cannot be read: processor time"
     details["seconds"] = time.monotonic() - begun
     result = headline(details)
     write_json(OUT / "details.json", details)
@@ -261,6 +264,16 @@ def limits(workload: Workload, size: Size) -> dict[str, float]:
     }
 
 
+def distances(details: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Processor time of a decision over what no runtime can beat, alone on one thread."""
+    found: dict[str, dict[str, float]] = {}
+    for kind in KINDS:
+        floor = details["limits"][f"{kind}_ms"]
+        rows = details["turns"][f"{kind}, {QUIET}"]
+        found[kind] = {name: row["cpu_ms"] / floor for name, row in rows.items() if "cpu_ms" in row}
+    return found
+
+
 def shapes(starter: Starter, shape: str, bits: int, rounds: int, say: Say) -> dict[str, Any]:
     """The same events on random weights of a larger shape: engine, llama.cpp and, where it fits, ONNX Runtime."""
     gguf, onnx = models.random_model(OUT / "models", shape, bits)
@@ -314,6 +327,14 @@ def report(details: dict[str, Any], result: dict[str, Any]) -> None:
                 f"{name:42} {row['events_per_second_per_core']:9.1f} {row['cpu_ms']:8.2f} {row['p50_ms']:8.2f} "
                 f"{row['p99_ms']:8.2f}  {row['turns']} ({row['turns_thrown_away']})"
             )
+    print(f"\n{'':42} {'MB':>7} {'MB disk':>8} {'cold s':>7}  equal choices, widest margin of a different one")
+    for name, used in details["rss_mb"].items():
+        checked = details["decisions"]["rows"].get(name, {}).values()
+        first = details["cold"].get(name, {}).get("wall_s", float("nan"))
+        equal = min((row["equal_choices"] for row in checked), default=float("nan"))
+        widest = max((row["widest_disagreement"] for row in checked), default=float("nan"))
+        disk = details["disk_mb"].get(name, float("nan"))
+        print(f"{name:42} {used:7.1f} {disk:8.1f} {first:7.2f}  {equal:.4f}, {widest:.3f}")
     for name, why in details["missing"].items():
         print(f"missing: {name}: {why}")
     print()
