@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz clean
+.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz bench-decide clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
 	@echo "make flower   an environment with Flower, for smallhold federate run --engine flower"
 	@echo "make kill-drill-federate  kill processes of a federation twenty times (needs SMALLHOLD_DATA; half an hour)"
+	@echo "make bench-decide  the engine beside llama.cpp, genai and transformers, equal decisions (20 minutes; peers get built)"
 	@echo "make models   train the base and the sectors' models, sign with a new key (needs SMALLHOLD_DATA; hours)"
 	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
@@ -55,6 +56,13 @@ bench: .venv/test.stamp
 # The peers' packages conflict with ours and with each other: two environments of their own.
 bench-compress: .venv/test.stamp .venv-peers/stamp .venv-llmc/stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.compress
+
+# A peer that cannot be built or installed is named in the result; the others are measured all the same.
+bench-decide: .venv/test.stamp
+	cargo build --release --manifest-path engine/Cargo.toml
+	-bench/decide/build_llama.sh
+	-$(MAKE) .venv-peers/stamp
+	$(BIN)/python -m bench.decide $(BENCH_FLAGS)
 
 .venv-peers/stamp: PEERS := onnxruntime-genai==0.18.0 onnx-ir==1.1.0 onnx==1.23.2 onnxruntime==1.32.0 torchao==0.18.0 transformers==5.23.0
 .venv-llmc/stamp: PEERS := llmcompressor==0.14.0.1

@@ -50,10 +50,10 @@ cmake -S "$source" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML
   -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF \
   -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_ALL_WARNINGS=OFF -DGGML_CCACHE=OFF -DCMAKE_C_FLAGS="${flags##*tile_loadconfig.h}" \
   -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$folder/build/bin" >"$folder/cmake.log"
+mkdir -p "$folder/include"
+cp "$source"/include/*.h "$source"/ggml/include/*.h "$folder/include/"
 echo "building llama.cpp in $folder/build"
 for target in llama llama-server; do
   ninja -C "$folder/build" -j"${JOBS:-1}" "$target"
 done
-mkdir -p "$folder/include"
-cp "$source"/include/*.h "$source"/ggml/include/*.h "$folder/include/"
 touch "$stamp"

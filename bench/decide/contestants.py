@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from bench.decide import models
 from bench.decide.engine_program import EngineProgram
-from bench.decide.llama_server import LlamaServer
+from bench.decide.llama_server import LlamaServer, Way
 from bench.decide.measure import Running
 from bench.decide.process import ContestantError, Outcome, Process
 from bench.decide.workload import BUNDLE, GGUF, ROOT, Workload
@@ -19,12 +20,19 @@ HERE = Path(__file__).resolve().parent
 LLAMA = ROOT / "runs" / "peers" / "llama"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 RELEASE = ROOT / "engine" / "target" / "release"
-ENGINE, PROGRAM = RELEASE / "libsmallhold_engine.so", RELEASE / "smallhold-engine"
-SERVER = LLAMA / "build" / "bin" / "llama-server"
+ENGINE = Path(os.environ.get("SMALLHOLD_ENGINE", RELEASE / "libsmallhold_engine.so"))
+PROGRAM = ENGINE.with_name("smallhold-engine")
+SERVER, LIBRARY = LLAMA / "build" / "bin" / "llama-server", LLAMA / "build" / "bin" / "libllama.so"
 ONNX = BUNDLE / "onnx" / "trunk.onnx"
 #: `{"in_hospital_death":"no"}`, behind the token that decides.
 JSON = '{"in_hospital_death":"no"}'
 _READY_SECONDS = 120.0
+_NO_FLASH = ", -fa off"
+_WAYS: tuple[tuple[Way, str, str], ...] = (
+    ("json", "JSON", "llama-server stock"),
+    ("json, free", "JSON without grammar", "llama-server stock"),
+    ("one token", "one token", "llama-server best"),
+)
 
 
 class Driven:
@@ -106,7 +114,7 @@ class Starter:
         self.folder, self.answer, self.margin = folder, spell(JSON), margin
         self.ask(workload, "events.txt")
         self._compile("engine", ENGINE, ["-I", ROOT / "engine" / "include"])
-        self._compile("llama", LLAMA / "build" / "bin" / "libllama.so", ["-I", LLAMA / "include"])
+        self._compile("llama", LIBRARY, ["-I", LLAMA / "include"])
 
     def ask(self, workload: Workload, name: str) -> None:
         """What contestants that are started from now on are asked."""
@@ -134,7 +142,7 @@ class Starter:
         return lambda: Driven(command, log=self.log(name))
 
     def server(
-        self, name: str, way: str, *, model: Path = GGUF, threads: int = 1, flags: Sequence[str] = ()
+        self, name: str, way: Way, *, model: Path = GGUF, threads: int = 1, flags: Sequence[str] = ()
     ) -> Callable[[], Running]:
         """Starts llama-server."""
         return lambda: LlamaServer(
@@ -212,33 +220,35 @@ def _add_ours(found: Field, starter: Starter) -> None:
 
 
 def _add_llama(found: Field, starter: Starter) -> None:
+    if not LIBRARY.exists():
+        found.missing["our logic on llama.cpp"] = f"{LIBRARY.name} is not built: bench/decide/build_llama.sh"
     if not SERVER.exists():
-        why = "not built: bench/decide/build_llama.sh"
-        found.missing |= dict.fromkeys(("llama-server", "our logic on llama.cpp"), why)
-        return
-    libraries = tuple(path for path in sorted(SERVER.parent.glob("*.so")))
-    add = found.contestants.append
+        found.missing["llama-server"] = "not built: bench/decide/build_llama.sh"
+    libraries = tuple(sorted(LIBRARY.parent.glob("*.so")))
     for threads in (1, 2):
-        for way, label, role in (
-            ("json", "JSON", "llama-server stock"),
-            ("json, free", "JSON without grammar", "llama-server stock"),
-            ("one token", "one token", "llama-server best"),
-        ):
-            for flags, note in (((), ""), (("-fa", "off"), ", -fa off")):
-                if (note and way != "one token") or (threads > 1 and way == "json, free"):
-                    continue
-                name = f"llama-server, {label}{note}{_threads(threads)}"
-                start = starter.server(name, way, threads=threads, flags=flags)
-                add(Contestant(name, role, start, threads, (), (SERVER, *libraries, GGUF)))
-        for flash, note in ((True, ""), (False, ", -fa off")):
-            name = f"our logic on llama.cpp{note}{_threads(threads)}"
-            command = starter.driver("llama", GGUF, threads=threads, flash=flash)
-            files = (*libraries, GGUF)
-            add(Contestant(name, "our logic on llama.cpp", starter.driven(name, command), threads, command, files))
-    four = models.four_bits(starter.folder / "models" / "trunk-q4_0.gguf")
-    name = "our logic on llama.cpp 4 bits"
-    command = starter.driver("llama", four)
-    add(Contestant(name, name, starter.driven(name, command), 1, command, (*libraries, four), is_exact=False))
+        if SERVER.exists():
+            _add_server(found, starter, threads, libraries)
+        for flash, note in ((True, ""), (False, _NO_FLASH)):
+            if LIBRARY.exists():
+                name = f"our logic on llama.cpp{note}{_threads(threads)}"
+                command = starter.driver("llama", GGUF, threads=threads, flash=flash)
+                start, files = starter.driven(name, command), (*libraries, GGUF)
+                found.contestants.append(Contestant(name, "our logic on llama.cpp", start, threads, command, files))
+    if LIBRARY.exists():
+        four = models.four_bits(starter.folder / "models" / "trunk-q4_0.gguf")
+        name = "our logic on llama.cpp 4 bits"
+        command = starter.driver("llama", four)
+        start, files = starter.driven(name, command), (*libraries, four)
+        found.contestants.append(Contestant(name, name, start, 1, command, files, is_exact=False))
+
+
+def _add_server(found: Field, starter: Starter, threads: int, libraries: tuple[Path, ...]) -> None:
+    for way, label, role in _WAYS:
+        # Stock is what one gets without looking for flags; the API is used best with whichever attention is faster.
+        for flags, note in (((), ""), *(((("-fa", "off"), _NO_FLASH),) if role == "llama-server best" else ())):
+            name = f"llama-server, {label}{note}{_threads(threads)}"
+            start = starter.server(name, way, threads=threads, flags=flags)
+            found.contestants.append(Contestant(name, role, start, threads, (), (SERVER, *libraries, GGUF)))
 
 
 def _add_genai(found: Field, starter: Starter) -> None:
