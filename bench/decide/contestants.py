@@ -195,10 +195,12 @@ def _add_ours(found: Field, starter: Starter) -> None:
         found.missing["engine"] = "not built: cargo build --release --manifest-path engine/Cargo.toml"
     else:
         four = models.four_bits(starter.folder / "models" / "trunk-q4_0.gguf")
-        command = starter.driver("engine", GGUF)
         files = (ENGINE, GGUF)
         add = found.contestants.append
-        add(Contestant("engine", "engine", starter.driven("engine", command), 1, command, files))
+        for threads in (1, 2):
+            name = f"engine{_threads(threads)}"
+            command = starter.driver("engine", GGUF, threads=threads)
+            add(Contestant(name, "engine", starter.driven(name, command), threads, command, files))
         name = "engine from Python"
         command = starter.worker("engine", GGUF)
         add(Contestant(name, "engine from Python", starter.driven(name, command), 1, command, files))

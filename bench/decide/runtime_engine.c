@@ -8,8 +8,8 @@ static char message[SMALLHOLD_MESSAGE_BYTES];
 void runtime_open(const struct options *options) {
   const smallhold_model *model;
   smallhold_info info;
-  if (options->threads != 1) fail("the engine: expected 1 thread, got %d", options->threads);
   if (smallhold_model_open(options->model, NULL, &model, &info, message)) fail("the engine: %s", message);
+  if (smallhold_model_set_threads(model, (size_t)options->threads, message)) fail("the engine: %s", message);
   session = smallhold_session_new(model);
   smallhold_model_free(model); /* the session keeps it alive */
 }

@@ -50,9 +50,7 @@ def engine(model, threads):
     """Our engine over ctypes."""
     from smallhold.device.backends.engine import EngineBackend
 
-    if threads != 1:
-        raise SystemExit(f"the engine: expected 1 thread, got {threads}")
-    return Ours(EngineBackend(model))
+    return Ours(EngineBackend(model, num_threads=threads))
 
 
 def onnx_runtime(model, threads):
