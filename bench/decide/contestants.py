@@ -246,8 +246,13 @@ def _add_llama(found: Field, starter: Starter) -> None:
 
 def _add_server(found: Field, starter: Starter, threads: int, libraries: tuple[Path, ...]) -> None:
     for way, label, role in _WAYS:
-        # Stock is what one gets without looking for flags; the API is used best with whichever attention is faster.
-        for flags, note in (((), ""), *(((("-fa", "off"), _NO_FLASH),) if role == "llama-server best" else ())):
+        # Stock is what one gets without looking for flags; the API is used best without a log of requests, and with
+        # whichever attention is faster.
+        lean = ("--log-disable",)
+        variants: tuple[tuple[tuple[str, ...], str], ...] = (((), ""),)
+        if role == "llama-server best":
+            variants = ((lean, ""), ((*lean, "-fa", "off"), _NO_FLASH))
+        for flags, note in variants:
             name = f"llama-server, {label}{note}{_threads(threads)}"
             start = starter.server(name, way, threads=threads, flags=flags)
             found.contestants.append(Contestant(name, role, start, threads, (), (SERVER, *libraries, GGUF)))

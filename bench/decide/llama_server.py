@@ -65,7 +65,7 @@ class LlamaServer:
             port = free.getsockname()[1]
         command = [program, "-m", model, "--host", "127.0.0.1", "--port", str(port), "-t", str(threads)]
         command += ["-np", "1", "-c", str(CONTEXT), "--cache-ram", "0", *flags]
-        self._process = Process(command, log=log)
+        self._process = Process(command, log=log, answers_lines=False)
         self.pid = self._process.pid
         self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE_SECONDS)
         self._body = _body(way, workload.rows, answer)

@@ -47,9 +47,9 @@ class Outcome:
 
 
 class Process:
-    """A process that answers lines on its standard output."""
+    """A process, which may answer lines on its standard output."""
 
-    def __init__(self, command: Sequence[str | Path], *, log: Path) -> None:
+    def __init__(self, command: Sequence[str | Path], *, log: Path, answers_lines: bool = True) -> None:
         self.name = " ".join(Path(word).name for word in command[:2])
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Process:
             self._child = subprocess.Popen(  # noqa: S603 - one of the contestants
                 [str(word) for word in command],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if answers_lines else errors,
                 stderr=errors,
                 env=os.environ | ENVIRONMENT,
             )
