@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the bench is no part of the package
 
 from bench.decide.contestants import Driven, Starter
+from bench.decide.llama_server import LlamaServer, Way
 from bench.decide.machine import Energy, Stolen
 from bench.decide.measure import take_turns
 from bench.decide.process import ContestantError, Outcome, Process, cpu_seconds
@@ -188,6 +189,89 @@ def test_processor_time_of_another_process_is_read_from_outside(tmp_path: Path) 
 def workload() -> Workload:
     groups = [Group("stream", [1], [[40, 41], [42]]), Group("window", [1, 50], [[51, 52], [53, 54]])]
     return Workload(groups, ROWS, [], ())
+
+
+#: Answers as llama.cpp 0.5.0 does (tools/server/server-task.cpp): a stand-in for a program that takes minutes to build.
+_SERVER = """#!{python}
+import http.server, json, sys
+port, log = int(sys.argv[sys.argv.index("--port") + 1]), open(sys.argv[sys.argv.index("-m") + 1], "a")
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.reply({{"status": "ok"}})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        print(json.dumps(body), file=log, flush=True)
+        last = body["prompt"][-1]
+        if body["n_predict"] == 0:
+            self.reply({{"content": ""}})
+        elif "n_probs" in body:
+            top = [{{"id": 8263, "token": "", "prob": 0.75}}, {{"id": 8262, "token": "", "prob": 0.25}}]
+            self.reply({{"completion_probabilities": [{{"id": 8263, "token": "", "prob": 0.75, "top_probs": top}}]}})
+        else:
+            self.reply({{"tokens": [last + 8200, 93, 4]}})
+
+    def reply(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def ask_server(tmp_path: Path, way: Way) -> tuple[list[Outcome], list[dict[str, Any]]]:
+    """Outcomes of a stream and a window, and what the server was sent."""
+    program, received = tmp_path / "llama-server", tmp_path / "received.txt"
+    program.write_text(_SERVER.format(python=sys.executable))
+    program.chmod(0o755)
+    groups = [Group("stream", [1, 50], [[51, 62], [63]]), Group("window", [1, 50], [[51, 62], [53, 63]])]
+    server = LlamaServer(program, received, Workload(groups, ROWS, [], ()), way, answer=[93, 4], log=tmp_path / "log")
+    try:
+        outcomes = [server.run(group) for group in (0, 1)]
+    finally:
+        server.stop()
+    return outcomes, [json.loads(line) for line in received.read_text().splitlines()]
+
+
+def test_llama_server_is_sent_what_is_kept_and_what_is_new(tmp_path: Path) -> None:
+    outcomes, sent = ask_server(tmp_path, "one token")
+    assert [body["prompt"] for body in sent[:3]] == [[1, 50], [1, 50, 51, 62], [1, 50, 51, 62, 63]]
+    assert [body["prompt"] for body in sent[3:]] == [[1, 50], [1, 50, 51, 62], [1, 50, 53, 63]]
+    assert [body["n_predict"] for body in sent[:3]] == [0, 1, 1]
+    assert all(body["cache_prompt"] for body in sent)
+    for outcome in outcomes:
+        assert outcome.margins == pytest.approx([math.log(3)] * 2)
+        assert len(outcome.wall_ms) == 2
+        assert 0 <= outcome.cpu_seconds < 10
+
+
+def test_llama_server_s_text_says_a_choice_and_no_probability(tmp_path: Path) -> None:
+    (stream, _), sent = ask_server(tmp_path, "json")
+    assert stream.margins == [-math.inf, math.inf]  # the stand-in answers by the prompt's last token
+    assert sent[1]["grammar"] == "root ::= (<[8262]> | <[8263]>) <[93]> <[4]>"
+    assert sent[1]["n_predict"] == 3
+
+
+def test_llama_server_without_a_grammar_is_lifted_to_the_choices(tmp_path: Path) -> None:
+    _, sent = ask_server(tmp_path, "json, free")
+    assert "grammar" not in sent[1]
+    assert [row for row, _ in sent[1]["logit_bias"]] == list(ROWS)
+    assert sent[1]["n_predict"] == 3
+
+
+def test_llama_server_that_does_not_start_is_an_error_with_its_message(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\necho no such model >&2\nexit 1\n")
+    program.chmod(0o755)
+    workload = Workload([], ROWS, [], ())
+    with pytest.raises(ContestantError, match="ended before it was ready, exit code 1: no such model"):
+        LlamaServer(program, tmp_path, workload, "one token", answer=[], log=tmp_path / "log")
 
 
 def test_driver_and_worker_give_the_backend_s_logits(workload: Workload, tmp_path: Path) -> None:
