@@ -53,14 +53,17 @@ class Process:
         self.name = " ".join(Path(word).name for word in command[:2])
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as errors:
-            self._child = subprocess.Popen(  # noqa: S603 - one of the contestants
-                [str(word) for word in command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if answers_lines else errors,
-                stderr=errors,
-                env=os.environ | ENVIRONMENT,
-            )
+        try:
+            with log.open("wb") as errors:
+                self._child = subprocess.Popen(  # noqa: S603 - one of the contestants
+                    [str(word) for word in command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE if answers_lines else errors,
+                    stderr=errors,
+                    env=os.environ | ENVIRONMENT,
+                )
+        except OSError as error:
+            raise ContestantError(f"{self.name} cannot be started: {error}") from error
         self.pid = self._child.pid
         self._stdin, self._stdout = cast(IO[bytes], self._child.stdin), cast(IO[bytes], self._child.stdout)
         self._unread = b""
