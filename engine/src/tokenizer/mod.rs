@@ -115,8 +115,11 @@ impl Tokenizer {
         for name in names {
             tokens.push(memory::text(name)?);
         }
-        let types = file.integers("tokenizer.ggml.token_type").unwrap_or(&[]);
-        let control = memory::collected(types.iter().map(|kind| *kind == CONTROL))?;
+        // The kinds are optional in the format, and the first bundles had none.
+        let control: Vec<bool> = match file.integers("tokenizer.ggml.token_type") {
+            Some(types) => memory::collected(types.iter().map(|kind| *kind == CONTROL))?,
+            None => memory::filled(false, tokens.len())?,
+        };
         Self::new(tokens, file.texts("tokenizer.ggml.merges").unwrap_or(&[]), &control, pre)
     }
 
