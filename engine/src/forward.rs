@@ -168,7 +168,10 @@ fn attention_and_after(model: &Model, cache: &Cache, index: usize, piece: &mut P
     norm_rows(model, piece.x, &layer.mlp_norm, config.width, normed);
     rounded.is_current = false;
     linear(model, normed, rounded, [(&layer.gate, gate), (&layer.up, up)]);
-    (model.kernels.gate)(gate, up);
+    // Row by row: what is left beside whole vectors is computed otherwise, and must not depend on the rows before.
+    for (gate, up) in gate.chunks_exact_mut(config.mlp).zip(up.chunks_exact(config.mlp)) {
+        (model.kernels.gate)(gate, up);
+    }
     rounded.is_current = false;
     linear(model, gate, rounded, [(&layer.down, added)]);
     add(piece.x, added);
