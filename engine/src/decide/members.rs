@@ -55,6 +55,19 @@ impl<'a> Members<'a> {
         self.typed(name, "a list of whole numbers", |value| value.as_list()?.iter().map(Value::as_size).collect())
     }
 
+    /// Whether the member is there; older files lack what was added later.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
+    pub(super) fn number_or(&self, name: &str, absent: f64) -> Result<f64> {
+        if self.has(name) {
+            self.number(name)
+        } else {
+            Ok(absent)
+        }
+    }
+
     pub(super) fn list<T>(&self, name: &str, read: impl Fn(&Members<'a>) -> Result<T>) -> Result<Vec<T>> {
         let items = self.typed(name, "a list", Value::as_list)?;
         items.iter().map(|value| read(&Members { value, place: self.place })).collect()

@@ -144,20 +144,22 @@ fn field(item: &Members<'_>) -> Result<Field> {
     if let Some(choice) = twice(choices.iter().map(String::as_str))? {
         fail!(Malformed, "field {name}: the choice {choice:?} is there twice");
     }
-    let knots = item.list("knots", |pair| match pair.value.as_list() {
+    let pair = |pair: &Members<'_>| match pair.value.as_list() {
         Some([x, y]) => match (x.as_number(), y.as_number()) {
             (Some(x), Some(y)) => Ok((x, y)),
             _ => fail!(Malformed, "{}: expected two numbers", pair.place),
         },
         _ => fail!(Malformed, "{}: expected two numbers", pair.place),
-    })?;
+    };
+    // What was fitted may be absent, as from the first bundles, and is then what Python's `Field` assumes.
+    let knots = if item.has("knots") { item.list("knots", pair)? } else { Vec::new() };
     let is_rising = knots.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
     if !knots.is_empty() && (choices.len() != 2 || knots.len() < 2 || !is_rising) {
         fail!(Malformed, "field {name}: knots: expected two choices and two or more rising pairs");
     }
-    let groups = match item.get("conformal")? {
-        Value::Null => Vec::new(),
-        value => {
+    let groups = match item.value.get("conformal") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(value) => {
             let groups = Members { value, place: "conformal" }.list("groups", |group| {
                 Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
             })?;
@@ -170,11 +172,11 @@ fn field(item: &Members<'_>) -> Result<Field> {
     let found = Field {
         name: name.to_owned(),
         positive,
-        temperature: item.number("temperature")?,
-        bias: item.numbers("bias")?,
+        temperature: item.number_or("temperature", 1.0)?,
+        bias: if item.has("bias") { item.numbers("bias")? } else { Vec::new() },
         knots,
-        abstain_below: item.number("abstain_below")?,
-        alert_threshold: item.number("alert_threshold")?,
+        abstain_below: item.number_or("abstain_below", 0.0)?,
+        alert_threshold: item.number_or("alert_threshold", 1.0)?,
         groups,
         choices,
     };
