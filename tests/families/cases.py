@@ -177,13 +177,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_model(case: str, seed: int = 0) -> Any:
-    """A model of `transformers`, in evaluation mode, whose logits are far from zero and whose attention is uneven."""
+def make_model(case: str, seed: int = 0, **others: Any) -> Any:
+    """A model of `transformers`, in evaluation mode, whose logits are far from zero and whose attention is uneven.
+
+    `others` stand in for members of the case.
+    """
     import transformers
 
     name, members = CASES[case]
     torch.manual_seed(seed)
-    config = getattr(transformers, name)(**members)
+    config = getattr(transformers, name)(**{**members, **others})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for label, parameter in model.named_parameters():

@@ -1,0 +1,1 @@
+"""The same prompts and decisions on every runtime: `make conformance`."""

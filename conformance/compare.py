@@ -1,0 +1,90 @@
+"""Logits beside those of the oracle: how far apart, and whether the same token comes first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+LEAST_TOP1 = 0.999
+"""Share of positions at which the same token comes first, near ties included where a tolerance allows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a runtime may be off.
+
+    Attributes:
+        worst: Largest |a - b| / |b| of the logits (V,) of a position, Euclidean.
+        median: The same, of the median position.
+        tie: A first choice other than the oracle's counts as a near tie where the oracle's own logit of it is at most
+            so much below its best: the oracle gives the two nearly the same probability. 0: nothing counts as one.
+    """
+
+    worst: float
+    median: float
+    tie: float
+
+
+#: Weights and activations in float32: sums in another order, and nothing else.
+FLOAT32 = Tolerance(worst=1e-4, median=1e-5, tie=0.0)
+#: Weights in 8 or 4 bits, activations rounded to 8: each rounding is 1/254 of the largest number of a group at most,
+#: and a last digit now and then tips one over. Two families of the engine differ by as much. A tie of 0.05 is two
+#: probabilities within 5 % of each other.
+ROUNDED = Tolerance(worst=0.06, median=0.005, tie=0.05)
+
+
+class Tally:
+    """Counts over positions; `add` as they come, then `result`."""
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self.tolerance = tolerance
+        self.positions = self.equal = self.near_ties = 0
+        self.relative: list[FloatArray] = []
+        self.largest = 0.0
+        self.widest_gap = 0.0
+
+    def add(self, found: FloatArray, expected: FloatArray) -> None:
+        """Compare logits (T, V) of T positions.
+
+        Raises:
+            ValueError: another shape, or a number that is none.
+        """
+        if found.shape != expected.shape:
+            raise ValueError(f"logits: expected {expected.shape}, got {found.shape}")
+        if not np.isfinite(found).all():
+            raise ValueError("logits: a number is NaN or infinite")
+        difference = found - expected
+        self.relative.append(np.linalg.norm(difference, axis=1) / np.linalg.norm(expected, axis=1))
+        self.largest = max(self.largest, float(np.abs(difference).max()))
+        first = found.argmax(axis=1)
+        gap = expected.max(axis=1) - np.take_along_axis(expected, first[:, None], axis=1)[:, 0]
+        is_equal = first == expected.argmax(axis=1)
+        self.positions += len(found)
+        self.equal += int(is_equal.sum())
+        self.near_ties += int((~is_equal & (gap <= self.tolerance.tie)).sum())
+        self.widest_gap = max(self.widest_gap, float(gap.max()))
+
+    def result(self) -> dict[str, Any]:
+        """Plain numbers, and `status`."""
+        relative = np.concatenate(self.relative) if self.relative else np.zeros(1, np.float32)
+        share = (self.equal + self.near_ties) / max(self.positions, 1)
+        worst, median = float(relative.max()), float(np.median(relative))
+        is_near = worst <= self.tolerance.worst and median <= self.tolerance.median
+        is_good = self.positions > 0 and share >= LEAST_TOP1 and is_near
+        return {
+            "status": "pass" if is_good else "fail",
+            "positions": self.positions,
+            "top1_equal": self.equal,
+            "top1_near_ties": self.near_ties,
+            "top1_other": self.positions - self.equal - self.near_ties,
+            "relative_median": median,
+            "relative_worst": worst,
+            "largest_difference": self.largest,
+            "widest_gap": self.widest_gap,
+            "tolerance": asdict(self.tolerance),
+        }

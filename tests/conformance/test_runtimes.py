@@ -1,0 +1,185 @@
+"""The conformance command: what it counts, that it fails what is wrong, and a run of the runtimes that are quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="models are read with torch, the extra 'train'")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is no part of the package
+
+from conformance.compare import FLOAT32, ROUNDED, Tally, Tolerance
+from conformance.models import Model, hospital
+from conformance.prompts import CUTS, Prompt, encode, take
+from conformance.target import Absent, Failed, Target, of_driver
+from conformance.targets import TARGETS, python
+from tests.engine_library import build_engine
+
+from conformance import __main__ as command
+from conformance import decisions, table
+
+FEW = 120
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
+    return hospital(tmp_path_factory.mktemp("models"), FEW)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Target:
+    build_engine()
+    return python.engine()[0]
+
+
+def logits_of(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+def test_a_tally_by_hand() -> None:
+    tally = Tally(Tolerance(worst=0.5, median=0.1, tie=0.05))
+    expected = logits_of([[1, 0], [1, 0.96], [1, 0], [0, 2]])
+    tally.add(logits_of([[1, 0], [1, 1.01], [0.4, 0.5], [0, 2]]), expected)
+    found = tally.result()
+    assert (found["positions"], found["top1_equal"], found["top1_near_ties"], found["top1_other"]) == (4, 2, 1, 1)
+    assert found["widest_gap"] == pytest.approx(1.0)
+    assert found["relative_worst"] == pytest.approx(np.hypot(0.6, 0.5))
+    assert found["status"] == "fail"
+
+
+def test_a_first_token_that_differs_is_no_near_tie_in_float32() -> None:
+    rounded, exact = Tally(ROUNDED), Tally(FLOAT32)
+    for tally in (rounded, exact):
+        tally.add(logits_of([[1.00001, 1]]), logits_of([[1, 1.00001]]))
+    assert (rounded.result()["top1_near_ties"], exact.result()["top1_near_ties"]) == (1, 0)
+
+
+def test_a_systematic_error_fails_by_the_median_though_no_token_changes() -> None:
+    tally = Tally(ROUNDED)
+    expected = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    tally.add(expected * np.float32(1.01), expected)
+    assert tally.result()["top1_equal"] == 50
+    assert tally.result()["status"] == "fail"
+
+
+def test_nothing_compared_is_no_pass_and_nonsense_is_refused() -> None:
+    tally = Tally(FLOAT32)
+    assert tally.result()["status"] == "fail"
+    with pytest.raises(ValueError, match=r"expected \(1, 2\), got \(1, 3\)"):
+        tally.add(np.zeros((1, 3), np.float32), np.ones((1, 2), np.float32))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        tally.add(logits_of([[np.nan, 0]]), logits_of([[1, 0]]))
+
+
+def test_prompts_are_cut_and_encoded_as_the_drivers_read_them() -> None:
+    prompt = Prompt("x", ([7] * 70, np.ones((2, 3), np.float32)))
+    pieces = prompt.in_pieces()
+    assert [len(part) for part in pieces.parts] == [*np.diff([0, *(c for c in CUTS if c < 70), 70]), 1, 1]
+    assert len(pieces) == len(prompt) == 72
+    assert [len(p) for p in take([prompt, prompt], 100)] == [72, 28]
+    assert encode([Prompt("x", ([7], np.ones((1, 2), np.float32)))]) == (
+        b"\1\0\0\0" b"\2\0\0\0" b"\0\0\0\0\1\0\0\0\7\0\0\0" b"\1\0\0\0\1\0\0\0\0\0\x80\x3f\0\0\x80\x3f"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_runtimes_of_this_process_conform(models: list[Model], engine: Target) -> None:
+    for target in (*python.reference(), *python.onnx_runtime(), engine):
+        row = command.row_of(target, models, FEW)
+        assert row["status"] == "pass", row
+        whats = [check["what"] for check in row["checks"]]
+        assert {"decisions of golden v1", "decisions of hospital", *(model.name for model in models)} <= set(whats)
+        assert row["below_10000_positions"].startswith(f"{FEW} of")
+    assert [check["differing"] for check in row["checks"] if "differing" in check] == [0, 0]
+
+
+def test_a_runtime_that_is_wrong_or_breaks_off_fails(models: list[Model], engine: Target) -> None:
+    def twisted(change: Callable[[np.ndarray], np.ndarray]) -> Target:
+        def logits(model: Model, prompts: Sequence[Prompt]) -> Iterator[np.ndarray]:
+            return (change(found) for found in engine.logits(model, prompts))
+
+        return replace(engine, logits=logits, decide=None, is_exact_in_pieces=False)
+
+    def broken(found: np.ndarray) -> np.ndarray:
+        raise Failed("the lights went out")
+
+    assert command.row_of(twisted(lambda found: found), models[:1], FEW)["status"] == "pass"
+    row = command.row_of(twisted(lambda found: np.roll(found, 1, axis=1)), models[:1], FEW)
+    assert row["status"] == "fail"
+    assert row["checks"][0]["top1_other"] > 0
+    row = command.row_of(twisted(broken), models[:1], FEW)
+    assert (row["status"], row["reason"]) == ("fail", "the lights went out")
+
+
+def test_pieces_that_differ_by_one_bit_fail(models: list[Model], engine: Target) -> None:
+    def logits(model: Model, prompts: Sequence[Prompt]) -> Iterator[np.ndarray]:
+        for prompt, found in zip(prompts, engine.logits(model, prompts), strict=True):
+            yield np.nextafter(found, np.inf) if len(prompt.parts) > 1 else found
+
+    row = command.row_of(replace(engine, logits=logits, decide=None), models[:1], FEW)
+    (pieces,) = [check for check in row["checks"] if "differing" in check]
+    assert (row["status"], pieces["differing"]) == ("fail", FEW)
+
+
+def test_answers_that_turned_over_are_counted_and_named() -> None:
+    wanted = {"choice": "yes", "probabilities": {"yes": 0.9, "no": 0.1}, "prediction_set": ["yes"]}
+    other = {"choice": None, "probabilities": {"yes": 0.895, "no": 0.105}, "prediction_set": ["yes", "no"]}
+    case = decisions.Case("x", Path(), Path(), [{}] * 2, [None, {"f": wanted}], 0.02, 1.0)
+    assert decisions.judge(case, [{}, {"answers": {"f": wanted}}])["status"] == "pass"
+    told = decisions.judge(case, [{}, {"answers": {"f": other}}])
+    assert (told["status"], told["equal"], told["answers"]) == ("fail", 0, 1)
+    assert "request 1, f" in told["first"]
+    assert decisions.judge(replace(case, least_equal=0.0), [{}, {"answers": {"f": other}}])["status"] == "pass"
+    assert decisions.judge(case, [{}, {"error": {"kind": "shape", "message": "no"}}])["status"] == "fail"
+    assert decisions.judge(case, [{}])["status"] == "fail"
+
+
+def test_a_driver_that_ends_early_or_late_is_said(models: list[Model]) -> None:
+    prompts = models[0].prompts[:1]
+    short = of_driver(lambda model: [sys.executable, "-c", "import sys; sys.exit('no room')"], deadline_seconds=30)
+    with pytest.raises(Failed, match=r"bytes of logits, got 0: no room"):
+        list(short(models[0], prompts))
+    late = of_driver(lambda model: [sys.executable, "-c", "import time; time.sleep(60)"], deadline_seconds=0.5)
+    with pytest.raises(Failed, match=r"within 0 s|within 1 s"):
+        list(late(models[0], prompts))
+
+
+def test_what_is_absent_is_a_row_with_its_reason() -> None:
+    def absent() -> list[Target]:
+        raise Absent("the abacus is missing: apt-get install abacus")
+
+    (row,) = command.rows_of("abacus", absent, [], FEW)
+    assert row == {"target": "abacus", "status": "untested", "reason": "the abacus is missing: apt-get install abacus"}
+    assert "untested: the abacus is missing" in table.markdown({"rows": [row]})
+
+
+def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, said in ((["--only", "abacus"], "none of"), (["--positions", "5"], "expected 100 to 10000, got 5")):
+        with pytest.raises(SystemExit) as stopped:
+            command.main([*words, "--out", str(tmp_path)])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+    assert command.main(["--publish", "--out", str(tmp_path)]) == 1
+    assert "there is no result" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text(json.dumps({"is_full": False, "command": "x", "left_out": [], "rows": []}))
+    assert command.main(["--publish", "--out", str(tmp_path)]) == 1
+    assert "not a full run" in capsys.readouterr().err
+
+
+def test_the_page_holds_the_table_of_the_result_that_ships() -> None:
+    result: dict[str, Any] = json.loads(table.RESULT.read_bytes())
+    page = table.PAGE.read_text()
+    assert page == table.on_page(page, result), "run python -m conformance --publish"
+    assert not [row["target"] for row in result["rows"] if row["status"] == "fail"]
+    named = [row["target"] for row in result["rows"]]
+    for name in TARGETS:  # a target has rows of its own, or one that says why not
+        begin = name.split(",")[0]
+        assert any(row.startswith(begin) for row in named), name
