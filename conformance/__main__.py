@@ -1,8 +1,8 @@
 """The same prompts and decisions on every runtime that is here: `make conformance`.
 
     python -m conformance                    all targets: about a quarter of an hour on two quiet cores
-    python -m conformance --only wasm --positions 500
-    python -m conformance --publish          take the last full run into conformance/result.json and README.md
+    python -m conformance --only wasm        these again, beside what the result says of the others
+    python -m conformance --publish          take the result into conformance/result.json and README.md
 
 Writes runs/conformance/result.json after every target and prints one table. Exit codes: 0 nothing failed, 1 a target
 failed, 2 wrong usage.
@@ -15,7 +15,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--positions", type=int, default=FULL, metavar="N", help=f"at most; default {FULL}")
     parser.add_argument("--data", default=os.environ.get("SMALLHOLD_DATA"), help="default $SMALLHOLD_DATA")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "conformance", metavar="DIR")
-    parser.add_argument("--publish", action="store_true", help="take the last full run into the documentation")
+    parser.add_argument("--publish", action="store_true", help="take a result without failures into the documentation")
     args = parser.parse_args(words)
     if args.publish:
-        return table.publish(args.out / "result.json")
+        return table.publish(args.out / "result.json", TARGETS)
     if not 100 <= args.positions <= FULL:
         parser.error(f"--positions: expected 100 to {FULL}, got {args.positions}")
     chosen = {name: make for name, make in TARGETS.items() if is_chosen(name, args.only)}
@@ -54,20 +55,25 @@ def main(words: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     say("models, prompts and what the oracle says of them")
     models, left_out = prepare(args.data, args.out / "files", args.positions)
-    result: dict[str, Any] = {
-        "command": " ".join(["python -m conformance", *(words if words is not None else sys.argv[1:])]),
-        "is_full": args.positions == FULL and not args.only and not left_out,
-        "left_out": left_out,
-        "machine": machine(),
-        "rows": [],
-    }
+    rows = {} if len(chosen) == len(TARGETS) else earlier(args.out / "result.json")
     for name, make in chosen.items():
+        rows[name] = []
         for row in rows_of(name, make, models, args.positions):
-            result["rows"].append(row)
-            write_durably(args.out / "result.json", [json.dumps(result, indent=1).encode(), b"\n"], mode=0o644)
             say(f"{row['target']}: {row['status']}" + (f" ({row['reason']})" if row.get("reason") else ""))
+            rows[name].append({**row, "entry": name, "made": datetime.now(UTC).isoformat(timespec="seconds")})
+            in_order = [row for entry in TARGETS for row in rows.get(entry, [])]
+            result = {"machine": machine(), "left_out": left_out, "rows": in_order}
+            write_durably(args.out / "result.json", [json.dumps(result, indent=1).encode(), b"\n"], mode=0o644)
     print(table.markdown(result))
-    return int(any(row["status"] == "fail" for row in result["rows"]))
+    return int(any(row["status"] == "fail" for row in in_order))
+
+
+def earlier(path: Path) -> dict[str, list[Row]]:
+    """Rows that an earlier run left, by the entry of `TARGETS` that made them."""
+    rows: dict[str, list[Row]] = {}
+    for row in json.loads(path.read_bytes())["rows"] if path.exists() else []:
+        rows.setdefault(row["entry"], []).append(row)
+    return rows
 
 
 def is_chosen(name: str, only: Sequence[str]) -> bool:
@@ -93,15 +99,18 @@ def prepare(data: str | None, folder: Path, positions: int) -> tuple[list[Model]
     return models, left_out
 
 
-def rows_of(name: str, make: Any, models: Sequence[Model], positions: int) -> list[Row]:
+def rows_of(name: str, make: Callable[[], list[Target]], models: Sequence[Model], positions: int) -> Iterator[Row]:
     """The rows of one entry of `TARGETS`: one a target, or one that says why there is none."""
     try:
         targets = make()
     except Absent as absent:
-        return [{"target": name, "status": "untested", "reason": str(absent)}]
+        yield {"target": name, "status": "untested", "reason": str(absent)}
+        return
     except Failed as failed:
-        return [{"target": name, "status": "fail", "reason": str(failed)}]
-    return [row_of(target, models, positions) for target in targets]
+        yield {"target": name, "status": "fail", "reason": str(failed), "checks": []}
+        return
+    for target in targets:
+        yield row_of(target, models, positions)
 
 
 def row_of(target: Target, models: Sequence[Model], positions: int) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,24 @@ def on_page(page: str, result: dict[str, Any]) -> str:
     return before + begin + markdown(result) + end + after
 
 
-def publish(path: Path) -> int:
-    """Take a full result into `result.json` and the page here; 0 when it was full and nothing failed."""
+def publish(path: Path, entries: Collection[str]) -> int:
+    """Take a result into `result.json` and the page here.
+
+    Args:
+        path: The result.
+        entries: What all has to have rows.
+
+    Returns:
+        0, or 1 where an entry has no row, a row failed, or a model was left out.
+    """
     if not path.exists():
         print(f"error: {path}: there is no result; run make conformance", file=sys.stderr)
         return 1
     result = json.loads(path.read_bytes())
-    failed = [row["target"] for row in result["rows"] if row["status"] == "fail"]
-    if not result["is_full"] or failed:
-        why = f"failed: {', '.join(failed)}" if failed else f"not a full run: {result['command']}; {result['left_out']}"
-        print(f"error: {path}: expected a full run without failures; {why}", file=sys.stderr)
+    failed = [f"{row['target']} failed" for row in result["rows"] if row["status"] == "fail"]
+    absent = [f"{name} has no row" for name in entries if all(row["entry"] != name for row in result["rows"])]
+    if why := [*failed, *absent, *result["left_out"]]:
+        print(f"error: {path}: expected all targets on all models, none failed: {'; '.join(why)}", file=sys.stderr)
         return 1
     write_durably(RESULT, [json.dumps(result, indent=1).encode(), b"\n"], mode=0o644)
     write_durably(PAGE, [on_page(PAGE.read_text(), result).encode()], mode=0o644)
