@@ -63,7 +63,7 @@ class Model:
         """
         pairs = list(zip(self.prompts, self.expected, strict=True))
         pairs = [(prompt, expected) for prompt, expected in pairs if embeddings or not prompt.has_embeddings]
-        cut = take((prompt for prompt, _ in pairs), max(1, round(positions * self.share)))
+        cut = take([prompt for prompt, _ in pairs], max(1, round(positions * self.share)))
         for prompt, (_, expected) in zip(cut, pairs, strict=False):
             yield prompt, expected[: len(prompt)]
 

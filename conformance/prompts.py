@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, pairwise
 from pathlib import Path
@@ -60,18 +60,23 @@ class Prompt:
         return replace(self, parts=tuple(parts))
 
 
-def take(prompts: Iterable[Prompt], positions: int) -> list[Prompt]:
-    """The first prompts, the last one cut, that have so many positions together."""
+def take(prompts: Sequence[Prompt], positions: int) -> list[Prompt]:
+    """The first prompts that have so many positions together, the last one cut.
+
+    None is longer than the share of its kind, so that few positions are of all kinds too.
+    """
     found: list[Prompt] = []
-    left = positions
+    left, longest = positions, -(-positions // max(1, len({prompt.kind for prompt in prompts})))
     for prompt in prompts:
         if left <= 0:
             break
         parts: list[Inputs] = []
+        room = min(left, longest)
         for part in prompt.parts:
-            if left > 0:
-                parts.append(part[:left])
-                left -= len(part)
+            if room > 0:
+                parts.append(part[:room])
+                left -= len(parts[-1])
+                room -= len(parts[-1])
         found.append(replace(prompt, parts=tuple(parts)))
     return found
 
@@ -109,7 +114,7 @@ def hospital_prompts(bundle: Path, keys: Path, weights: bytes, cache: Path, posi
         [Prompt("text", (ids,)) for ids in texts],
         [Prompt("signal", (_as_signals(risk, stay),)) for stay in stays],
     )
-    return _positions_of(_in_turn(kinds), positions)
+    return _positions_of([*_in_turn(kinds)], positions)
 
 
 def story_prompts(weights: bytes, cache: Path, positions: int) -> list[Prompt]:
@@ -157,7 +162,7 @@ def continued(weights: bytes, beginnings: Sequence[list[int]], length: int, cach
     return sequences
 
 
-def _positions_of(prompts: Iterable[Prompt], positions: int) -> list[Prompt]:
+def _positions_of(prompts: Sequence[Prompt], positions: int) -> list[Prompt]:
     found = take(prompts, positions)
     if (made := sum(map(len, found))) != positions:
         raise ValueError(f"expected prompts of {positions} positions, made {made}: simulate more")

@@ -69,7 +69,6 @@ def onnx_runtime() -> list[Target]:
 def engine() -> list[Target]:
     """The native library over its C interface, decisions by the program."""
     release = build_engine()
-    os.environ.setdefault("SMALLHOLD_ENGINE", str(release / "libsmallhold_engine.so"))
     program = release / "smallhold-engine"
 
     def of_family(family: str) -> Target:

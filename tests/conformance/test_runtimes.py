@@ -179,8 +179,19 @@ def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_the_page_holds_the_table_of_the_result_that_ships() -> None:
+    if not table.RESULT.exists():
+        pytest.skip("conformance/result.json is missing: make conformance && python -m conformance --publish")
     result: dict[str, Any] = json.loads(table.RESULT.read_bytes())
     page = table.PAGE.read_text()
     assert page == table.on_page(page, result), "run python -m conformance --publish"
     assert not [row["target"] for row in result["rows"] if row["status"] == "fail"]
     assert {row["entry"] for row in result["rows"]} == set(TARGETS)
+
+
+def test_few_positions_are_of_all_kinds(models: list[Model]) -> None:
+    for positions in (30, FEW):
+        asked = list(models[0].asked(positions, embeddings=True))
+        assert {prompt.kind for prompt, _ in asked} == {"words", "text", "signal"}
+        assert sum(len(prompt) for prompt, _ in asked) == positions
+        assert all(expected.shape == (len(prompt), models[0].vocab_size) for prompt, expected in asked)
+    assert not any(prompt.has_embeddings for prompt, _ in models[0].asked(FEW, embeddings=False))
