@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz bench-decide clean
+.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz bench-decide conformance clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs     regenerate the reference of the command line"
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make fuzz     fuzz the engine's parsers, FUZZ_SECONDS=60 each of FUZZ_TARGETS (all), and print what was reached"
+	@echo "make conformance  the same prompts and decisions on every runtime here (15 minutes; with SMALLHOLD_DATA)"
 	@echo "make bench    measure the session against its peers on this machine"
 	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
 	@echo "make flower   an environment with Flower, for smallhold federate run --engine flower"
@@ -49,6 +50,14 @@ system:
 FUZZ_SECONDS ?= 60
 fuzz: .venv/demo.stamp
 	PYTHON=$(abspath $(BIN)/python) engine/fuzz/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+conformance: .venv/test.stamp runs/peers/onnxruntime-web/stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m conformance
+
+# Without npm the target that needs it is untested, and says so.
+runs/peers/onnxruntime-web/stamp:
+	mkdir -p $(@D)
+	if command -v npm; then \
+	  npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund onnxruntime-web@1.30.0 && touch $@; fi
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py
