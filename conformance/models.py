@@ -26,6 +26,8 @@ from smallhold.learn.trunk_config import TrunkConfig
 ROOT = Path(__file__).resolve().parents[1]
 HOSPITAL = ROOT / "models" / "hospital"
 KEYS = ROOT / "models" / "trusted_keys"
+#: Of a model that has a share of the positions only, where a slow runtime's share of it would say nothing.
+FEWEST = 40
 #: Beside a patient in words and one in signal tokens, each in pieces.
 PIECES_POSITIONS = 900
 
@@ -63,7 +65,8 @@ class Model:
         """
         pairs = list(zip(self.prompts, self.expected, strict=True))
         pairs = [(prompt, expected) for prompt, expected in pairs if embeddings or not prompt.has_embeddings]
-        cut = take([prompt for prompt, _ in pairs], max(1, round(positions * self.share)))
+        most = max(min(positions, FEWEST), round(positions * self.share))
+        cut = take([prompt for prompt, _ in pairs], most)
         for prompt, (_, expected) in zip(cut, pairs, strict=False):
             yield prompt, expected[: len(prompt)]
 

@@ -13,7 +13,7 @@ TRIPLE = "aarch64-unknown-linux-gnu"
 CPU = {"QEMU_CPU": "max"}
 #: Emulation is some thirty times slower than the processor that it runs on.
 POSITIONS = {"scalar": 200}
-DEFAULT_POSITIONS = 1_000
+DEFAULT_POSITIONS = 500
 
 
 def targets() -> list[Target]:

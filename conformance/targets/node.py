@@ -11,7 +11,7 @@ from conformance.target import DRIVERS, WRAPPER, Request, Target, build_engine, 
 from conformance.targets.one_file import one_file
 
 TRIPLE = "wasm32-unknown-unknown"
-POSITIONS = {"scalar": 1_000}
+POSITIONS = {"scalar": 500}
 
 
 def targets() -> list[Target]:

@@ -19,7 +19,7 @@ from conformance.target import Absent, Failed, Request, Target, build_engine
 from conformance.targets.one_file import one_file
 
 TRIPLES = ("wasm32-unknown-unknown", "wasm32-wasip1")
-POSITIONS = {"scalar": 1_000}
+POSITIONS = {"scalar": 500}
 _MESSAGE_BYTES = 512
 
 
