@@ -1,5 +1,11 @@
 //! WebAssembly's 128-bit vectors, built in where the target has them (`-C target-feature=+simd128`).
 //!
+//! With `+relaxed-simd` beside it a product and its sum are rounded once where the host can. Its products of bytes are not
+//! used: without AVX-VNNI, V8 makes more instructions of them than of the products of 16-bit numbers below.
+//!
+//! Written out where a loop over lanes or rows would be shorter: modules are compiled for size, and then such loops keep
+//! their sums in memory.
+//!
 //! # Safety
 //! A module with these instructions does not load where they are missing, so nothing is asked at run time. Pointers come
 //! from slices whose lengths the callers have checked with the arithmetic beside them.
@@ -8,21 +14,59 @@ use core::arch::wasm32::*;
 
 use super::{scalar, Kernels, Rounded, Weights, GROUP};
 use crate::gguf::Encoding;
-use crate::math::f16_to_f32;
 
 /// The family.
 pub static KERNELS: Kernels = Kernels {
-    name: "simd128",
+    name: if cfg!(target_feature = "relaxed-simd") { "relaxed-simd" } else { "simd128" },
     arrange: None,
-    round: scalar::round,
+    round,
     multiply_rounded,
     multiply,
     scores,
     add_weighted,
     softmax,
     gate,
-    norm: scalar::norm,
+    norm,
 };
+
+/// a * b + c, rounded once or twice.
+#[inline(always)]
+fn multiply_add(a: v128, b: v128, c: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    return f32x4_relaxed_madd(a, b, c);
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    f32x4_add(f32x4_mul(a, b), c)
+}
+
+fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
+    debug_assert_eq!(columns % GROUP, 0);
+    let groups = rows.len() / GROUP;
+    out.values.resize(groups * GROUP, 0);
+    out.steps.resize(groups, 0.0);
+    // Adding 1.5 * 2^23 leaves the nearest whole number, halves to even, in the lowest bits.
+    let magic = f32x4_splat(12_582_912.0);
+    for g in 0..groups {
+        // SAFETY: g < groups, so 32 numbers and 32 bytes lie there.
+        unsafe {
+            let from = rows.as_ptr().add(g * GROUP);
+            let mut most = f32x4_splat(0.0);
+            for i in (0..GROUP).step_by(4) {
+                most = f32x4_pmax(most, f32x4_abs(v128_load(from.add(i).cast())));
+            }
+            let step = largest(most) / 127.0;
+            let inverse = f32x4_splat(if step > 0.0 { 1.0 / step } else { 0.0 });
+            *out.steps.as_mut_ptr().add(g) = step;
+            let to = out.values.as_mut_ptr().add(g * GROUP);
+            for i in (0..GROUP).step_by(8) {
+                let (low, high) = (v128_load(from.add(i).cast()), v128_load(from.add(i + 4).cast()));
+                let low = i32x4_sub(f32x4_add(f32x4_mul(low, inverse), magic), magic);
+                let high = i32x4_sub(f32x4_add(f32x4_mul(high, inverse), magic), magic);
+                let words = i16x8_narrow_i32x4(low, high);
+                v128_store64_lane::<0>(i8x16_narrow_i16x8(words, words), to.add(i).cast());
+            }
+        }
+    }
+}
 
 fn multiply_rounded(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     match weights.encoding {
@@ -34,8 +78,8 @@ fn multiply_rounded(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
 /// A block of 32 quantized weights as two halves of 16.
 trait Block {
     const BYTES: usize;
-    /// Step and integers of the block at a pointer to `BYTES` readable bytes.
-    unsafe fn load(at: *const u8) -> (f32, v128, v128);
+    /// Integers of the block at a pointer to `BYTES` readable bytes.
+    unsafe fn load(at: *const u8) -> [v128; 2];
 }
 
 struct Q8;
@@ -45,9 +89,9 @@ impl Block for Q8 {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> (f32, v128, v128) {
+    unsafe fn load(at: *const u8) -> [v128; 2] {
         // SAFETY: 34 bytes lie there.
-        unsafe { (step(at), v128_load(at.add(2).cast()), v128_load(at.add(18).cast())) }
+        unsafe { [v128_load(at.add(2).cast()), v128_load(at.add(18).cast())] }
     }
 }
 
@@ -55,23 +99,25 @@ impl Block for Q4 {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> (f32, v128, v128) {
+    unsafe fn load(at: *const u8) -> [v128; 2] {
         // SAFETY: 18 bytes lie there.
         let pairs = unsafe { v128_load(at.add(2).cast()) };
         let eight = i8x16_splat(8);
-        let low = i8x16_sub(v128_and(pairs, i8x16_splat(15)), eight);
-        let high = i8x16_sub(u8x16_shr(pairs, 4), eight);
-        // SAFETY: as above.
-        (unsafe { step(at) }, low, high)
+        [i8x16_sub(v128_and(pairs, i8x16_splat(15)), eight), i8x16_sub(u8x16_shr(pairs, 4), eight)]
     }
 }
 
+/// The step of a block, widened without a branch; its bits are a half's.
 #[inline(always)]
 unsafe fn step(at: *const u8) -> f32 {
     // SAFETY: two bytes lie there.
-    f16_to_f32(unsafe { at.cast::<u16>().read_unaligned() })
+    let bits = i32::from(unsafe { at.cast::<i16>().read_unaligned() });
+    // Sign, exponent and fraction in the places of a single's; the factor mends the exponent, of subnormal halves too.
+    let factor = if bits & 0x7c00 == 0x7c00 { f32::INFINITY } else { f32::from_bits(0x7780_0000) };
+    f32::from_bits((bits << 13) as u32 & 0x8fff_e000) * factor
 }
 
+/// Four rows of activations at a time, then what is left.
 fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     let (columns, groups, rows) = (weights.columns, weights.columns / GROUP, weights.rows());
     let count = x.values.len() / columns;
@@ -79,17 +125,16 @@ fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32])
     for o in 0..rows {
         let mut t = 0;
         while t < count {
-            let wide = (count - t).min(4);
+            let wide = if count - t < 4 { 1 } else { 4 };
             // SAFETY: row o of the weights and rows t .. t + wide of the activations exist: see the assertion.
             unsafe {
                 let w = weights.bytes.as_ptr().add(o * groups * B::BYTES);
                 let (values, steps) = (x.values.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
                 let to = out.as_mut_ptr().add(t * rows + o);
-                match wide {
-                    4 => tile::<B, 4>(w, values, steps, groups, to, rows),
-                    3 => tile::<B, 3>(w, values, steps, groups, to, rows),
-                    2 => tile::<B, 2>(w, values, steps, groups, to, rows),
-                    _ => tile::<B, 1>(w, values, steps, groups, to, rows),
+                if wide == 4 {
+                    by_four::<B>(w, values, steps, groups, to, rows);
+                } else {
+                    by_one::<B>(w, values, steps, groups, to);
                 }
             }
             t += wide;
@@ -97,9 +142,9 @@ fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32])
     }
 }
 
-/// Products of one row of weights with T rows of activations, every sum in the same order whatever T is.
-#[inline]
-unsafe fn tile<B: Block, const T: usize>(
+/// Products of one row of weights with four of activations, each sum in the order of `by_one`.
+#[inline(always)]
+unsafe fn by_four<B: Block>(
     weights: *const u8,
     values: *const i8,
     steps: *const f32,
@@ -107,35 +152,71 @@ unsafe fn tile<B: Block, const T: usize>(
     out: *mut f32,
     stride: usize,
 ) {
-    let mut sums = [f32x4_splat(0.0); T];
-    // SAFETY: the caller has a row of `groups` blocks, T rows of activations, and room for T products.
+    let zero = f32x4_splat(0.0);
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    // SAFETY: the caller has a row of `groups` blocks, four rows of activations, and room for four products.
     unsafe {
         for g in 0..groups {
-            let (step, low, high) = B::load(weights.add(g * B::BYTES));
-            let w = [
-                i16x8_extend_low_i8x16(low),
-                i16x8_extend_high_i8x16(low),
-                i16x8_extend_low_i8x16(high),
-                i16x8_extend_high_i8x16(high),
-            ];
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let at = values.add((t * groups + g) * GROUP);
-                let (a, b) = (v128_load(at.cast()), v128_load(at.add(16).cast()));
-                let first = i32x4_add(
-                    i32x4_dot_i16x8(w[0], i16x8_extend_low_i8x16(a)),
-                    i32x4_dot_i16x8(w[1], i16x8_extend_high_i8x16(a)),
-                );
-                let second = i32x4_add(
-                    i32x4_dot_i16x8(w[2], i16x8_extend_low_i8x16(b)),
-                    i32x4_dot_i16x8(w[3], i16x8_extend_high_i8x16(b)),
-                );
-                let quads = f32x4_convert_i32x4(i32x4_add(first, second));
-                let scale = f32x4_splat(step * *steps.add(t * groups + g));
-                *sum = f32x4_add(*sum, f32x4_mul(quads, scale));
-            }
+            let at = weights.add(g * B::BYTES);
+            let (w, step) = (Factors::of(B::load(at)), step(at));
+            let (values, steps) = (values.add(g * GROUP), steps.add(g));
+            a = add_group(&w, step, values, steps, a);
+            b = add_group(&w, step, values.add(groups * GROUP), steps.add(groups), b);
+            c = add_group(&w, step, values.add(2 * groups * GROUP), steps.add(2 * groups), c);
+            d = add_group(&w, step, values.add(3 * groups * GROUP), steps.add(3 * groups), d);
         }
-        for (t, sum) in sums.iter().enumerate() {
-            *out.add(t * stride) = total(*sum);
+        *out = total(a);
+        *out.add(stride) = total(b);
+        *out.add(2 * stride) = total(c);
+        *out.add(3 * stride) = total(d);
+    }
+}
+
+/// Product of one row of weights with one of activations.
+#[inline(always)]
+unsafe fn by_one<B: Block>(weights: *const u8, values: *const i8, steps: *const f32, groups: usize, out: *mut f32) {
+    let mut sum = f32x4_splat(0.0);
+    // SAFETY: the caller has a row of `groups` blocks, a row of activations, and room for a product.
+    unsafe {
+        for g in 0..groups {
+            let at = weights.add(g * B::BYTES);
+            sum = add_group(&Factors::of(B::load(at)), step(at), values.add(g * GROUP), steps.add(g), sum);
+        }
+        *out = total(sum);
+    }
+}
+
+/// A sum and the products of a group, with 32 integers at `values` and their step.
+#[inline(always)]
+unsafe fn add_group(w: &Factors, step: f32, values: *const i8, steps: *const f32, sum: v128) -> v128 {
+    // SAFETY: the caller's promise.
+    unsafe { multiply_add(f32x4_convert_i32x4(w.dot(values)), f32x4_splat(step * *steps), sum) }
+}
+
+/// 32 integers of weights, made ready for products with 32 integers of activations.
+struct Factors([v128; 4]);
+
+impl Factors {
+    #[inline(always)]
+    fn of([low, high]: [v128; 2]) -> Self {
+        Self([
+            i16x8_extend_low_i8x16(low),
+            i16x8_extend_high_i8x16(low),
+            i16x8_extend_low_i8x16(high),
+            i16x8_extend_high_i8x16(high),
+        ])
+    }
+
+    /// Four sums of eight products, with 32 readable bytes.
+    #[inline(always)]
+    unsafe fn dot(&self, x: *const i8) -> v128 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let a = i32x4_dot_i16x8(self.0[0], i16x8_load_extend_i8x8(x));
+            let b = i32x4_dot_i16x8(self.0[1], i16x8_load_extend_i8x8(x.add(8)));
+            let c = i32x4_dot_i16x8(self.0[2], i16x8_load_extend_i8x8(x.add(16)));
+            let d = i32x4_dot_i16x8(self.0[3], i16x8_load_extend_i8x8(x.add(24)));
+            i32x4_add(i32x4_add(a, b), i32x4_add(c, d))
         }
     }
 }
@@ -154,8 +235,7 @@ fn multiply(weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
             unsafe {
                 let (w, from) = (weights.bytes.as_ptr().add(o * columns * 4), x.as_ptr().add(t * columns));
                 for i in (0..columns).step_by(4) {
-                    let product = f32x4_mul(v128_load(w.add(4 * i).cast()), v128_load(from.add(i).cast()));
-                    sum = f32x4_add(sum, product);
+                    sum = multiply_add(v128_load(w.add(4 * i).cast()), v128_load(from.add(i).cast()), sum);
                 }
             }
             out[t * rows + o] = total(sum);
@@ -168,15 +248,38 @@ fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
     if width % 4 != 0 {
         return scalar::scores(query, keys, out);
     }
-    for (key, slot) in keys.chunks_exact(width).zip(out) {
-        let mut sum = f32x4_splat(0.0);
-        for i in (0..width).step_by(4) {
-            // SAFETY: both have `width` numbers, a multiple of 4.
-            let product =
-                unsafe { f32x4_mul(v128_load(query.as_ptr().add(i).cast()), v128_load(key.as_ptr().add(i).cast())) };
-            sum = f32x4_add(sum, product);
+    let count = keys.len() / width;
+    assert!(out.len() >= count);
+    let zero = f32x4_splat(0.0);
+    let mut n = 0;
+    // SAFETY: keys n .. n + 4 have `width` numbers, a multiple of 4, as the query has, and `out` places for them.
+    unsafe {
+        // Four keys at a time, because a sum waits for the one before it.
+        while n + 4 <= count {
+            let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+            for i in (0..width).step_by(4) {
+                let (question, key) = (v128_load(query.as_ptr().add(i).cast()), keys.as_ptr().add(n * width + i));
+                a = multiply_add(question, v128_load(key.cast()), a);
+                b = multiply_add(question, v128_load(key.add(width).cast()), b);
+                c = multiply_add(question, v128_load(key.add(2 * width).cast()), c);
+                d = multiply_add(question, v128_load(key.add(3 * width).cast()), d);
+            }
+            let to = out.as_mut_ptr().add(n);
+            *to = total(a);
+            *to.add(1) = total(b);
+            *to.add(2) = total(c);
+            *to.add(3) = total(d);
+            n += 4;
         }
-        *slot = total(sum);
+        while n < count {
+            let mut sum = zero;
+            for i in (0..width).step_by(4) {
+                let key = v128_load(keys.as_ptr().add(n * width + i).cast());
+                sum = multiply_add(v128_load(query.as_ptr().add(i).cast()), key, sum);
+            }
+            *out.as_mut_ptr().add(n) = total(sum);
+            n += 1;
+        }
     }
 }
 
@@ -186,26 +289,50 @@ fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
         return scalar::add_weighted(weights, values, sum);
     }
     assert!(values.len() >= weights.len() * width);
-    for i in (0..width).step_by(4) {
-        // SAFETY: every value has `width` numbers, as the sum has.
-        unsafe {
+    let mut i = 0;
+    // SAFETY: every value has `width` numbers, a multiple of 4, as the sum has.
+    unsafe {
+        // Sixteen columns at a time, because a sum waits for the one before it.
+        while i + 16 <= width {
+            let at: *mut v128 = sum.as_mut_ptr().add(i).cast();
+            let (mut a, mut b) = (v128_load(at), v128_load(at.add(1)));
+            let (mut c, mut d) = (v128_load(at.add(2)), v128_load(at.add(3)));
+            for (n, weight) in weights.iter().enumerate() {
+                let (weight, value) = (f32x4_splat(*weight), values.as_ptr().add(n * width + i).cast::<v128>());
+                a = multiply_add(weight, v128_load(value), a);
+                b = multiply_add(weight, v128_load(value.add(1)), b);
+                c = multiply_add(weight, v128_load(value.add(2)), c);
+                d = multiply_add(weight, v128_load(value.add(3)), d);
+            }
+            v128_store(at, a);
+            v128_store(at.add(1), b);
+            v128_store(at.add(2), c);
+            v128_store(at.add(3), d);
+            i += 16;
+        }
+        while i < width {
             let mut part = v128_load(sum.as_ptr().add(i).cast());
             for (n, weight) in weights.iter().enumerate() {
-                let value = v128_load(values.as_ptr().add(n * width + i).cast());
-                part = f32x4_add(part, f32x4_mul(f32x4_splat(*weight), value));
+                part = multiply_add(f32x4_splat(*weight), v128_load(values.as_ptr().add(n * width + i).cast()), part);
             }
             v128_store(sum.as_mut_ptr().add(i).cast(), part);
+            i += 4;
         }
     }
 }
 
 fn softmax(scores: &mut [f32], scale: f32) {
     let whole = scores.len() / 4 * 4;
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let (top, factor) = (f32x4_splat(largest), f32x4_splat(scale));
-    let mut sums = f32x4_splat(0.0);
+    let mut most = f32x4_splat(f32::NEG_INFINITY);
     for i in (0..whole).step_by(4) {
         // SAFETY: i + 4 <= len.
+        most = f32x4_pmax(most, unsafe { v128_load(scores.as_ptr().add(i).cast()) });
+    }
+    let most = scores[whole..].iter().copied().fold(largest(most), f32::max);
+    let (top, factor) = (f32x4_splat(most), f32x4_splat(scale));
+    let mut sums = f32x4_splat(0.0);
+    for i in (0..whole).step_by(4) {
+        // SAFETY: as above.
         unsafe {
             let e = exp(f32x4_mul(f32x4_sub(v128_load(scores.as_ptr().add(i).cast()), top), factor));
             v128_store(scores.as_mut_ptr().add(i).cast(), e);
@@ -214,12 +341,19 @@ fn softmax(scores: &mut [f32], scale: f32) {
     }
     let mut sum = total(sums);
     for score in &mut scores[whole..] {
-        *score = crate::math::exp((*score - largest) * scale);
+        *score = crate::math::exp((*score - most) * scale);
         sum += *score;
     }
-    let inverse = 1.0 / sum;
-    for score in scores {
-        *score *= inverse;
+    let inverse = f32x4_splat(1.0 / sum);
+    for i in (0..whole).step_by(4) {
+        // SAFETY: as above.
+        unsafe {
+            let at: *mut v128 = scores.as_mut_ptr().add(i).cast();
+            v128_store(at, f32x4_mul(v128_load(at), inverse));
+        }
+    }
+    for score in &mut scores[whole..] {
+        *score *= f32x4_extract_lane::<0>(inverse);
     }
 }
 
@@ -236,24 +370,55 @@ fn gate(first: &mut [f32], up: &[f32]) {
     scalar::gate(&mut first[whole..], &up[whole..]);
 }
 
+fn norm(row: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
+    let width = row.len();
+    if width % 4 != 0 {
+        return scalar::norm(row, gain, epsilon, out);
+    }
+    assert!(gain.len() >= width && out.len() >= width);
+    let mut squares = f32x4_splat(0.0);
+    for i in (0..width).step_by(4) {
+        // SAFETY: i + 4 <= width.
+        let x = unsafe { v128_load(row.as_ptr().add(i).cast()) };
+        squares = multiply_add(x, x, squares);
+    }
+    let inverse = f32x4_splat(1.0 / crate::math::sqrt(total(squares) / width as f32 + epsilon));
+    for i in (0..width).step_by(4) {
+        // SAFETY: as above.
+        unsafe {
+            let scaled = f32x4_mul(v128_load(row.as_ptr().add(i).cast()), inverse);
+            v128_store(out.as_mut_ptr().add(i).cast(), f32x4_mul(scaled, v128_load(gain.as_ptr().add(i).cast())));
+        }
+    }
+}
+
 /// `math::exp`, four at a time: the same reduction and the same series.
-#[inline]
+#[inline(always)]
 fn exp(x: v128) -> v128 {
     let x = f32x4_pmin(f32x4_splat(88.0), f32x4_pmax(f32x4_splat(-87.0), x));
     let k = f32x4_nearest(f32x4_mul(x, f32x4_splat(core::f32::consts::LOG2_E)));
-    let r = f32x4_sub(x, f32x4_mul(k, f32x4_splat(0.693_359_4)));
-    let r = f32x4_add(r, f32x4_mul(k, f32x4_splat(2.121_944_4e-4)));
-    let mut p = f32x4_splat(1.0 / 720.0);
-    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = f32x4_add(f32x4_mul(p, r), f32x4_splat(c));
-    }
+    let r = multiply_add(k, f32x4_splat(-0.693_359_4), x);
+    let r = multiply_add(k, f32x4_splat(2.121_944_4e-4), r);
+    let p = multiply_add(f32x4_splat(1.0 / 720.0), r, f32x4_splat(1.0 / 120.0));
+    let p = multiply_add(p, r, f32x4_splat(1.0 / 24.0));
+    let p = multiply_add(p, r, f32x4_splat(1.0 / 6.0));
+    let p = multiply_add(p, r, f32x4_splat(0.5));
+    let p = multiply_add(p, r, f32x4_splat(1.0));
+    let p = multiply_add(p, r, f32x4_splat(1.0));
     let power = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(k), i32x4_splat(127)), 23);
     f32x4_mul(p, power)
 }
 
 /// Sum of four numbers, always in this order.
-#[inline]
+#[inline(always)]
 fn total(x: v128) -> f32 {
     let two = f32x4_add(x, i32x4_shuffle::<2, 3, 0, 1>(x, x));
     f32x4_extract_lane::<0>(two) + f32x4_extract_lane::<1>(two)
+}
+
+/// The largest of four numbers.
+#[inline(always)]
+fn largest(x: v128) -> f32 {
+    let two = f32x4_pmax(x, i32x4_shuffle::<2, 3, 0, 1>(x, x));
+    f32x4_extract_lane::<0>(two).max(f32x4_extract_lane::<1>(two))
 }
