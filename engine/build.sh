@@ -1,24 +1,37 @@
 #!/bin/sh
-# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown | aarch64-unknown-linux-gnu [test [NAME]] |
-#                               aarch64-linux-android | aarch64-apple-ios]
+# Build the engine: ./build.sh [native | wasm32-wasip1 | wasm32-unknown-unknown [relaxed] |
+#                               aarch64-unknown-linux-gnu [test [NAME]] | aarch64-linux-android | aarch64-apple-ios]
 # The library and the program; for wasm32-unknown-unknown, which has no programs, the library, for phones the static one.
-# `test` runs the library's tests instead, emulated by qemu.
+# `relaxed` builds the module for hosts with relaxed SIMD, `smallhold_engine_relaxed.wasm` beside the other. `test` runs
+# the library's tests instead, emulated by qemu.
 #
 # Where `rustup target add TARGET` was done, cargo builds as usual. With Debian's packages alone (rustc-web, cargo-web,
 # rust-web-src, wasi-libc) the standard library is built first, from Debian's sources, once a target. 64-bit ARM needs a
 # linker and a C library too (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross), its tests qemu-user. A static library is not
-# linked: for phones neither the NDK nor Xcode is needed here, but by the app that takes it in.
+# linked: for phones neither the NDK nor Xcode is needed here, but by the app that takes it in. Where Debian's binaryen
+# is installed, it makes modules a tenth smaller.
 set -eu
 cd "$(dirname "$0")"
 target=${1:-native}
 [ $# -eq 0 ] || shift
 what='build --release'
+module= flags=
 case $target in
   native) exec cargo build --release --offline ;;
   wasm32-*)
-    [ "$target" = wasm32-wasip1 ] || what="$what --lib"
+    what='rustc --release --lib'
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128"
-    export CARGO_PROFILE_RELEASE_OPT_LEVEL=2 # a tenth smaller than 3, and as fast
+    # What takes time is written out in kernels/simd128.rs. The standard library at z would be larger: it is not inlined.
+    export CARGO_PROFILE_RELEASE_OPT_LEVEL=2
+    flags='-- -C opt-level=z'
+    if [ "$target" = wasm32-unknown-unknown ]; then
+      module=smallhold_engine.wasm
+      if [ "${1:-}" = relaxed ]; then
+        module=smallhold_engine_relaxed.wasm
+        flags="$flags -C target-feature=+relaxed-simd" # of the engine alone: the standard library serves both modules
+        shift
+      fi
+    fi
     ;;
   aarch64-unknown-linux-gnu)
     if ! command -v aarch64-linux-gnu-gcc >/dev/null; then
@@ -35,8 +48,29 @@ case $target in
   aarch64-linux-android | aarch64-apple-ios) what='rustc --release --lib --crate-type staticlib' ;;
   *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
 esac
+
+# Cargo's module stays as cargo knows it, under another name, so that nothing is linked twice.
+finish() {
+  [ -n "$module" ] || exit 0
+  made=target/modules/$target/release/smallhold_engine.wasm
+  place=target/$target/release
+  mkdir -p "$place"
+  # Debian's binaryen knows relaxed SIMD by numbers that it no longer has.
+  if [ "$module" = smallhold_engine.wasm ] && command -v wasm-opt >/dev/null; then
+    wasm-opt -Oz --enable-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int \
+      --enable-mutable-globals --enable-reference-types --enable-multivalue \
+      "$made" -o "$place/$module.part"
+  else
+    cp "$made" "$place/$module.part"
+  fi
+  mv "$place/$module.part" "$place/$module"
+  exit 0
+}
+[ -z "$module" ] || export CARGO_TARGET_DIR=target/modules
+
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
-  exec cargo $what --offline --target "$target" "$@"
+  cargo $what --offline --target "$target" "$@" $flags
+  finish
 fi
 
 # Debian's route. The compiler and the sources must be of one version, so rustup's is passed over.
@@ -62,8 +96,14 @@ case $target in
     small='-Z build-std-features=optimize_for_size' # sorting and printing of numbers; nothing here waits for them
     ;;
 esac
+if [ -n "$module" ]; then
+  # A module without a system has nowhere to print a panic's words to: it stops the same without them.
+  small="$small -Z panic-immediate-abort"
+  export CARGO_PROFILE_RELEASE_PANIC=immediate-abort
+fi
 [ "$target" = wasm32-wasip1 ] && export RUSTFLAGS="$RUSTFLAGS -L /usr/lib/wasm32-wasi"
-RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 exec /usr/bin/cargo $what --offline --target "$target" \
+RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo $what --offline --target "$target" \
   -Z build-std=std,panic_abort ${small:-} \
   --config 'source.crates-io.replace-with="debian"' \
-  --config "source.debian.directory=\"$sources/vendor\"" "$@"
+  --config "source.debian.directory=\"$sources/vendor\"" "$@" $flags
+finish

@@ -7,11 +7,9 @@
 
 use std::ffi::{c_char, CStr};
 use std::os::raw::c_int;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::files;
 use crate::kernels::{self, Kernels};
 use crate::memory;
 use crate::model::{Model, Source};
@@ -84,6 +82,7 @@ pub extern "C" fn smallhold_kernels() -> *const c_char {
 ///
 /// # Safety
 /// `path` and `kernels` end with a zero; `model` and `info` have room.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // no disk
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_model_open(
     path: *const c_char,
@@ -99,7 +98,7 @@ pub unsafe extern "C" fn smallhold_model_open(
         // SAFETY: the caller's promise.
         let path = unsafe { CStr::from_ptr(path) }.to_str().map_err(|_| shape("the path is not UTF-8"))?;
         // SAFETY: the caller's promise.
-        unsafe { load(files::open(Path::new(path))?, kernels, model, info) }
+        unsafe { load(crate::files::open(path.as_ref())?, kernels, model, info) }
     };
     told(message, open())
 }

@@ -4,9 +4,11 @@
 //! against the file before it is believed, so a damaged file ends in an error and asks for no more memory than it has
 //! bytes.
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::decimal;
 use crate::error::Result;
 use crate::memory;
 use crate::table::Table;
@@ -68,6 +70,19 @@ pub enum Value {
     Other,
 }
 
+impl Value {
+    /// For a message, which has no room for lists.
+    fn shown(&self) -> String {
+        match self {
+            Self::Integer(n) => format!("{n}"),
+            Self::Float(x) => decimal::shown(*x),
+            Self::Text(text) => format!("{text:?}"),
+            Self::Texts(_) | Self::Integers(_) => "a list".into(),
+            Self::Other => "a value of another type".into(),
+        }
+    }
+}
+
 /// Where a tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -122,7 +137,9 @@ impl Gguf {
         let alignment = match metadata.get("general.alignment") {
             None => 32,
             Some(Value::Integer(n)) if *n > 0 && *n <= 1 << 20 => *n as usize,
-            Some(other) => fail!(Malformed, "general.alignment: expected a small positive number, got {other:?}"),
+            Some(other) => {
+                fail!(Malformed, "general.alignment: expected a small positive number, got {}", other.shown())
+            }
         };
         let base = reader.at.div_ceil(alignment) * alignment;
         let mut tensors = memory::room(infos.len())?;
@@ -144,7 +161,11 @@ impl Gguf {
     pub fn size(&self, key: &str, most: usize) -> Result<usize> {
         match self.metadata.get(key) {
             Some(Value::Integer(n)) if *n >= 1 && *n <= most as i64 => Ok(*n as usize),
-            other => fail!(Malformed, "{key}: expected a whole number from 1 to {most}, got {other:?}"),
+            other => fail!(
+                Malformed,
+                "{key}: expected a whole number from 1 to {most}, got {}",
+                other.map_or_else(|| "nothing".into(), Value::shown)
+            ),
         }
     }
 
@@ -156,7 +177,7 @@ impl Gguf {
         match self.metadata.get(key) {
             None => Ok(absent),
             Some(Value::Float(x)) if x.is_finite() && *x > 0.0 => Ok(*x),
-            Some(other) => fail!(Malformed, "{key}: expected a positive number, got {other:?}"),
+            Some(other) => fail!(Malformed, "{key}: expected a positive number, got {}", other.shown()),
         }
     }
 

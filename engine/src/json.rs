@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
+use crate::decimal;
 use crate::error::Result;
 use crate::memory;
 use crate::table::twice;
@@ -121,13 +122,9 @@ impl Value {
             Self::Bool(true) => out.write_str("true"),
             Self::Bool(false) => out.write_str("false"),
             Self::Number(number) if number.is_finite() => {
-                // Written out, 1e308 has 309 digits.
-                let is_plain = *number == 0.0 || (1e-7..1e21).contains(&(number * number.signum()));
-                if is_plain {
-                    write!(out, "{number}")
-                } else {
-                    write!(out, "{number:e}")
-                }
+                let mut digits = String::new(); // two dozen characters at most
+                decimal::write(*number, &mut digits);
+                out.write_str(&digits)
             }
             Self::Number(_) => out.write_str("null"),
             Self::Text(text) => write_text(text, out),
@@ -340,11 +337,11 @@ impl Reader<'_> {
                 return self.fail("a digit");
             }
         }
-        let number = core::str::from_utf8(&self.data[start..self.at]).ok().and_then(|text| text.parse::<f64>().ok());
-        match number {
-            Some(number) if number.is_finite() => Ok(Value::Number(number)),
-            _ => self.fail("a number within the range of doubles"),
+        let number = decimal::parse(&self.data[start..self.at]);
+        if !number.is_finite() {
+            return self.fail("a number within the range of doubles");
         }
+        Ok(Value::Number(number))
     }
 
     fn digits(&mut self) -> usize {

@@ -17,6 +17,7 @@ pub mod bytes;
 pub mod cache;
 mod crc32;
 pub mod decide;
+mod decimal;
 pub mod forward;
 pub mod gguf;
 pub mod json;

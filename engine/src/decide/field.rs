@@ -10,6 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Trunk;
+use crate::decimal;
 use crate::error::Result;
 use crate::math::{exp_f64, ln_f64};
 use crate::session::{Inputs, Session};
@@ -67,11 +68,13 @@ impl Field {
     /// `Malformed`: logits that are no numbers; the weights are damaged.
     pub fn answer(&self, logits: &[f32], bins: Option<usize>) -> Result<Answer> {
         if logits.len() != self.choices.len() || logits.iter().any(|logit| !logit.is_finite()) {
-            fail!(Malformed, "field {}: expected {} finite logits, got {logits:?}", self.name, self.choices.len());
+            let (count, got) = (self.choices.len(), decimal::list(logits));
+            fail!(Malformed, "field {}: expected {count} finite logits, got {got}", self.name);
         }
         let probabilities = self.calibrate(logits);
         if probabilities.iter().any(|p| !p.is_finite()) {
-            fail!(Malformed, "field {}: its calibration gives no probabilities of {logits:?}", self.name);
+            let got = decimal::list(logits);
+            fail!(Malformed, "field {}: its calibration gives no probabilities of {got}", self.name);
         }
         let top = largest(&probabilities);
         let is_alert = probabilities[self.positive] >= self.alert_threshold;

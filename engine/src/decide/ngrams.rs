@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use super::npz;
 use crate::crc32::crc32;
+use crate::decimal;
 use crate::error::Result;
 use crate::math::{f16_to_f32, ln_f64, sqrt_f64};
 use crate::memory;
@@ -73,7 +74,7 @@ impl NGramClassifier {
         }
         let [word_share] = word_share[..] else { fail!(Malformed, "n-grams: word_share: expected one number") };
         if !(0.0..=1.0).contains(&word_share) {
-            fail!(Malformed, "n-grams: word_share: expected a share, got {word_share}");
+            fail!(Malformed, "n-grams: word_share: expected a share, got {}", decimal::shown(word_share));
         }
         let start = values.bytes.as_ptr() as usize - data.as_ptr() as usize;
         let values = start..start + values.bytes.len();

@@ -10,6 +10,7 @@ use super::field::{Answer, Field, FieldPlan};
 use super::readings::{static_words, vocabulary, SignalState, WordState};
 use super::task::{Door, SignalDoor, Task};
 use super::{Files, Trunk};
+use crate::decimal;
 use crate::error::Result;
 use crate::session::{Inputs, Mark, Session};
 use crate::signal::SignalEncoder;
@@ -112,7 +113,8 @@ impl SignalTask {
     fn check_statics(&self, features: &[f32]) -> Result<()> {
         let names = &self.door.signal.statics;
         if features.len() != names.len() || features.iter().any(|x| !x.is_finite()) {
-            fail!(Shape, "static features: expected {} finite numbers {names:?}, got {features:?}", names.len());
+            let got = decimal::list(features);
+            fail!(Shape, "static features: expected {} finite numbers {names:?}, got {got}", names.len());
         }
         Ok(())
     }

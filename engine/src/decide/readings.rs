@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use super::field::interpolate;
 use super::members::Members;
+use crate::decimal;
 use crate::error::Result;
 use crate::math::ln_f64;
 
@@ -83,7 +84,7 @@ impl SignalSpec {
             fail!(Shape, "unknown parameter {code:?}: this task reads {}", self.parameters.join(", "))
         };
         if !value.is_finite() {
-            fail!(Shape, "{code}: expected a finite value, got {value}");
+            fail!(Shape, "{code}: expected a finite value, got {}", decimal::shown(value));
         }
         Ok((place, interpolate(&self.grids[place], value)))
     }

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::field::{Field, Group};
 use super::members::Members;
 use super::readings::{SignalSpec, WordSpec};
+use crate::decimal;
 use crate::error::Result;
 use crate::json::Value;
 use crate::table::twice;
@@ -104,7 +105,11 @@ fn text_door(value: &Value) -> Result<TextDoor> {
     };
     let weights = [found.trunk_weight, found.ngram_weight];
     if !weights.iter().all(|weight| (0.0..f32::INFINITY).contains(weight)) || weights == [0.0; 2] {
-        fail!(Malformed, "task file, text: expected two weights of 0 or more, not both 0, got {weights:?}");
+        fail!(
+            Malformed,
+            "task file, text: expected two weights of 0 or more, not both 0, got {}",
+            decimal::list(&weights)
+        );
     }
     if found.ngrams.is_none() && found.ngram_weight > 0.0 {
         fail!(Malformed, "task file, text: a weight of n-grams and no classifier");
