@@ -9,7 +9,8 @@
 //! {"task": "icu-risk", "patient": "7", "static": null}
 //! ```
 //!
-//! An `id` comes back as it was given; `words` opens a patient by the door of observation words.
+//! An `id` comes back as it was given; `words` opens a patient by the door of observation words. A host that has a trunk
+//! of its own, on a graphics processor say, asks with `reads` which tokens that one is to read, and then with its `logits`.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -36,8 +37,15 @@ use crate::verify::manifest::Manifest;
 /// Patients that are open at once; each holds a quarter of a megabyte of cache with the models that ship.
 const MOST_PATIENTS: usize = 1024;
 const MOST_NAME_BYTES: usize = 256;
-const MEMBERS: [&str; 11] =
-    ["id", "about", "task", "text", "patient", "static", "words", "observe", "close", "decide", "explain"];
+/// The trunk for other runtimes; what the bundle says of it serves hosts that bring one.
+const ONNX_FILE: &str = "onnx/trunk.onnx";
+const MEMBERS: [&str; 13] = [
+    "id", "about", "task", "text", "reads", "logits", "patient", "static", "words", "observe", "close", "decide",
+    "explain",
+];
+
+/// Members that have no meaning beside readings.
+const OF_TEXTS: [&str; 3] = ["text", "reads", "logits"];
 
 /// Members that have no meaning beside a text.
 const OF_READINGS: [&str; 6] = ["patient", "static", "words", "observe", "close", "decide"];
@@ -141,10 +149,12 @@ impl Program {
                 fail!(Malformed, "task {name}: reads text, not readings")
             }
             Some(Runner::Text(task)) => match text {
-                Some(text) => text_answer(task, expected(text.as_text(), "text", "text")?, flag(request, "explain")?),
+                Some(text) => text_answer(task, expected(text.as_text(), "text", "text")?, request),
                 None => fail!(Malformed, "task {name}: expected a member \"text\""),
             },
-            Some(Runner::Signal(_)) if text.is_some() => fail!(Malformed, "task {name}: reads readings, not text"),
+            Some(Runner::Signal(_)) if members.iter().any(|(name, _)| OF_TEXTS.contains(&name.as_str())) => {
+                fail!(Malformed, "task {name}: reads readings, not text")
+            }
             Some(Runner::Signal(task)) => {
                 let task = task.clone();
                 self.patient_answer(&task, request)
@@ -238,10 +248,12 @@ fn about(manifest: &Manifest, tasks: &Table<Runner>) -> Value {
         members.extend(asked.into_iter().map(|(name, value)| (name.to_owned(), value)));
         Value::Object(members)
     };
+    let onnx = manifest.files.get(ONNX_FILE).map_or(Value::Null, |file| file.sha256.as_str().into());
     object([
         ("name", manifest.name.as_str().into()),
         ("version", manifest.version.as_str().into()),
         ("digest", manifest.digest.as_str().into()),
+        ("onnx", onnx),
         ("is_simulated", manifest.is_simulated.into()),
         ("tasks", Value::List(tasks.iter().map(task).collect())),
     ])
@@ -341,8 +353,30 @@ impl Patient {
     }
 }
 
-fn text_answer(task: &TextTask, text: &str, explains: bool) -> Result<Vec<(String, Value)>> {
-    let decision = task.decide(text)?;
+/// What a text is answered; or, for a host that has a trunk of its own, what that one is to read, and then the answer by
+/// its logits.
+fn text_answer(task: &TextTask, text: &str, request: &Value) -> Result<Vec<(String, Value)>> {
+    let (explains, logits) = (flag(request, "explain")?, request.get("logits"));
+    if flag(request, "reads")? {
+        let (tokens, deciding) = task.reads(text)?;
+        let ids = |ids: &[u32]| Value::List(ids.iter().map(|id| f64::from(*id).into()).collect());
+        return Ok(vec![
+            ("task".to_owned(), task.name.as_str().into()),
+            ("reads".to_owned(), ids(&tokens)),
+            ("deciding".to_owned(), ids(deciding)),
+        ]);
+    }
+    let decision = match logits {
+        None => task.decide(text)?,
+        Some(_) if explains => {
+            fail!(Unsupported, "explain: takes many passes of the engine's own trunk, not \"logits\"")
+        }
+        Some(logits) => {
+            let numbers = logits.as_list().and_then(|items| items.iter().map(Value::as_number).collect());
+            let numbers: Vec<f64> = expected(numbers, "logits", "a list of numbers")?;
+            task.decide_by(text, &numbers.iter().map(|x| *x as f32).collect::<Vec<_>>())?
+        }
+    };
     let mut answer = vec![
         ("task".to_owned(), task.name.as_str().into()),
         (

@@ -21,6 +21,7 @@ from tests.engine_library import PROGRAM, build_engine
 
 from smallhold.decide.local import LocalBundle, open_bundle
 from smallhold.decide.plan import Answer
+from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
 from smallhold.errors import BundleError
 from smallhold.records import canonical_json
 from smallhold.sectors.hospital import icu_risk
@@ -117,6 +118,42 @@ def readings_by_bin(stay: Stay, parameters: Sequence[str], bins: int) -> list[li
         if place < bins:
             found[place].append((parameters[code], float(value)))
     return found
+
+
+@pytest.mark.parametrize("text", [TEXTS[0], TEXTS[5]])
+def test_a_trunk_elsewhere_reads_what_it_is_told(bundles, lines, text):
+    asked = {"task": "triage", "text": text}
+    expected = lines["hospital"].ask(**asked)
+    reads = lines["hospital"].ask(**asked, reads=True)
+    assert reads.keys() == {"task", "reads", "deciding", "latency_ms"}
+    assert len(reads["reads"]) == expected["tokens"] + 3
+    session = OnnxRuntimeBackend(MODELS / "hospital" / "onnx" / "trunk.onnx").session()
+    session.append(reads["reads"])
+    logits = session.score([], [-1])[0][reads["deciding"]]
+    found = lines["hospital"].ask(**asked, logits=logits.tolist())
+    for field, answer in expected["answers"].items():
+        other = found["answers"][field]
+        assert (other["choice"], other["prediction_set"]) == (answer["choice"], answer["prediction_set"])
+        assert other["probabilities"] == pytest.approx(answer["probabilities"], abs=0.01)
+    assert {**found, "answers": 0, "latency_ms": 0} == {**expected, "answers": 0, "latency_ms": 0}
+    # It is these logits that decide: turned round, they say something else.
+    assert lines["hospital"].ask(**asked, logits=(-logits).tolist())["answers"] != found["answers"]
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"text": "a cough", "logits": [1.0]}, "logits: expected 24 finite numbers, got 1"),
+        ({"text": "a cough", "logits": [None] * 24}, "logits: expected a list of numbers"),
+        ({"text": "a cough", "logits": [1e300] * 24}, "logits: expected 24 finite numbers"),
+        ({"text": "a cough", "logits": [1.0] * 24, "explain": True}, "explain: takes many passes"),
+        ({"text": " ", "reads": True}, "at least one word"),
+        ({"text": "a cough", "reads": 1}, "reads: expected true or false"),
+        ({"task": "icu-risk", "patient": "7", "reads": True}, "reads readings, not text"),
+    ],
+)
+def test_a_trunk_elsewhere_is_not_believed_everything(lines, members, said):
+    assert said in lines["hospital"].ask(**{"task": "triage", **members})["error"]["message"]
 
 
 @pytest.mark.parametrize("words", [False, True])

@@ -29,8 +29,9 @@ pub struct TextTask {
     plan: FieldPlan,
     trunk: Trunk,
     ngrams: Option<NGramClassifier>,
-    marker: u32,
-    /// What every question begins with.
+    /// `<bos>` and the marker.
+    start: [u32; 2],
+    /// What every question begins with: these two.
     prefix: Session,
 }
 
@@ -66,9 +67,9 @@ impl TextTask {
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
-        let marker = trunk.control(&door.marker)?;
+        let start = [trunk.control("<bos>")?, trunk.control(&door.marker)?];
         let mut prefix = Session::new(trunk.model.clone());
-        prefix.append(Inputs::Tokens(&[trunk.control("<bos>")?, marker]))?;
+        prefix.append(Inputs::Tokens(&start))?;
         Ok(Self {
             name: task.name,
             question: task.question,
@@ -77,7 +78,7 @@ impl TextTask {
             plan,
             trunk: trunk.clone(),
             ngrams,
-            marker,
+            start,
             prefix,
         })
     }
@@ -88,9 +89,38 @@ impl TextTask {
     /// `Shape`: nothing but white space.
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
-        let logits = self.weighed(text, &tokens)?;
-        let answer = self.field.answer(&logits, None)?;
-        Ok(TextDecision { answer, logits, tokens: tokens.len(), is_cut })
+        self.answer(text, tokens.len(), is_cut, || self.trunk_logits(&tokens))
+    }
+
+    /// What a trunk elsewhere has to read: token ids (T), and those (K) whose logits behind the last one decide.
+    ///
+    /// # Errors
+    /// As `decide`.
+    pub fn reads(&self, text: &str) -> Result<(Vec<u32>, &[u32])> {
+        Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice()].concat(), &self.plan.deciding))
+    }
+
+    /// Answer the question of one text by the deciding logits (K) of a trunk elsewhere; see `reads`.
+    ///
+    /// # Errors
+    /// As `decide`; `Shape` too for another number of logits, or one that is not finite.
+    pub fn decide_by(&self, text: &str, logits: &[f32]) -> Result<TextDecision> {
+        if logits.len() != self.plan.deciding.len() || logits.iter().any(|x| !x.is_finite()) {
+            fail!(Shape, "logits: expected {} finite numbers, got {}", self.plan.deciding.len(), logits.len());
+        }
+        let (tokens, is_cut) = self.tokens(text)?;
+        self.answer(text, tokens.len(), is_cut, || Ok(logits.to_vec()))
+    }
+
+    fn answer(
+        &self,
+        text: &str,
+        tokens: usize,
+        is_cut: bool,
+        trunk: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<TextDecision> {
+        let logits = self.weighed(text, trunk)?;
+        Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut })
     }
 
     /// What each piece of a text (a word, in a long text a run of words) does to one choice: the log-odds that the choice
@@ -109,7 +139,8 @@ impl TextTask {
         let piece = |i: usize| {
             let (start, end) = (edge(i), edge(i + 1));
             let rest = [&words[..start], &words[end..]].concat().join(" ");
-            let without = self.field.log_odds(&self.weighed(&rest, &self.tokens(&rest)?.0)?, choice);
+            let tokens = self.tokens(&rest)?.0;
+            let without = self.field.log_odds(&self.weighed(&rest, || self.trunk_logits(&tokens))?, choice);
             Ok((words[start..end].join(" "), whole - without))
         };
         (0..count).map(piece).collect()
@@ -127,7 +158,7 @@ impl TextTask {
     }
 
     /// A path without weight is not asked.
-    fn weighed(&self, text: &str, tokens: &[u32]) -> Result<Vec<f32>> {
+    fn weighed(&self, text: &str, trunk: impl FnOnce() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let mut sums = vec![0.0; self.field.choices.len()];
         let mut add = |weight: f32, logits: Vec<f32>| {
             for (sum, logit) in sums.iter_mut().zip(logits) {
@@ -135,17 +166,21 @@ impl TextTask {
             }
         };
         if self.door.trunk_weight > 0.0 {
-            let inputs = [tokens, &[self.marker], &self.plan.forced].concat();
-            let last = inputs.len() as i64 - 1;
-            add(
-                self.door.trunk_weight,
-                self.prefix.fork().score(Inputs::Tokens(&inputs), &[last], Some(&self.plan.deciding))?,
-            );
+            add(self.door.trunk_weight, trunk()?);
         }
         if let Some(ngrams) = self.ngrams.as_ref().filter(|_| self.door.ngram_weight > 0.0) {
             add(self.door.ngram_weight, ngrams.logits(text)?);
         }
         Ok(sums)
+    }
+
+    fn behind_start(&self, tokens: &[u32]) -> Vec<u32> {
+        [tokens, &self.start[1..], &self.plan.forced].concat()
+    }
+
+    fn trunk_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let inputs = self.behind_start(tokens);
+        self.prefix.fork().score(Inputs::Tokens(&inputs), &[inputs.len() as i64 - 1], Some(&self.plan.deciding))
     }
 }
 
