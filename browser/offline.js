@@ -7,6 +7,7 @@ const VERSION = "VERSION OF ALL FILES"; // written by `smallhold bundle page`: t
 const FILES = [
   "./", "index.html", "style.css", "icon.svg", "app.webmanifest", "page.js", "worker.js", "smallhold_engine.js",
   "smallhold_engine.wasm", "bundle.zip", "keys.pem", "patient.json",
+  ...[], // MORE FILES, written too
 ];
 const OURS = `smallhold ${registration.scope} `; // other folders of this server have caches of their own
 const CACHE = OURS + VERSION;

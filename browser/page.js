@@ -18,11 +18,12 @@ const kept = keep();
 const waiting = new Map();
 let asked = 0;
 
-const worker = new Worker("worker.js", { type: "module" });
+const worker = new Worker(`worker.js${location.search}`, { type: "module" });
 const started = new Promise((resolve, reject) => {
   worker.onerror = (event) => reject(new Error(event.message || "the worker cannot start"));
   worker.onmessage = ({ data }) => {
     if (data.ready) return resolve(data.ready);
+    if (data.trunk && data.number === undefined) return showFacts({ "Texts read by": data.trunk });
     if (data.number === undefined) return reject(new Error(data.error));
     const { resolve: done, reject: failed } = waiting.get(data.number);
     waiting.delete(data.number);
@@ -30,7 +31,7 @@ const started = new Promise((resolve, reject) => {
   };
 });
 
-/** Ask the engine; resolves to {answer, ms, bytes}. */
+/** Ask the engine; resolves to {answer, ms, bytes, trunk}. */
 const ask = (request) =>
   new Promise((resolve, reject) => {
     waiting.set(++asked, { resolve, reject });
@@ -44,9 +45,27 @@ const made = (name, properties = {}, ...children) => {
 };
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
+/** Median and slowest of decisions, and how many there could be in a second. */
+const speed = (milliseconds) => {
+  const sorted = milliseconds.toSorted((a, b) => a - b);
+  const median = sorted[sorted.length >> 1];
+  const rate = median > 0 ? `, ${Math.round(1000 / median).toLocaleString("en")} decisions a second` : "";
+  return `${median.toFixed(1)} ms (slowest ${sorted.at(-1).toFixed(1)} ms)${rate}`;
+};
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
-function shownAnswer({ answer, ms, bytes }) {
+/** Facts in the head, a new one behind the others, a known one anew. */
+function showFacts(facts) {
+  const list = document.querySelector("#facts");
+  for (const [name, value] of Object.entries(facts)) {
+    const known = [...list.querySelectorAll("dt")].find((term) => term.textContent === name);
+    if (known) known.nextElementSibling.textContent = value;
+    else list.append(made("dt", { textContent: name }), made("dd", { textContent: value }));
+  }
+  list.hidden = false;
+}
+
+function shownAnswer({ answer, ms, bytes, trunk }) {
   const parts = [];
   for (const [field, { choice, probabilities, prediction_set: set, is_alert: isAlert }] of Object.entries(answer.answers)) {
     const verdict = choice ?? `abstains: ${set.length < 6 ? set.join(" or ") : `${set.length} answers`} cannot be excluded`;
@@ -58,7 +77,7 @@ function shownAnswer({ answer, ms, bytes }) {
       parts.push(made("div", { className: "bar" }, made("span", { textContent: name }), meter, made("span", { textContent: percent(p) })));
     }
   }
-  parts.push(made("p", { className: "cost", textContent: `${ms.toFixed(1)} ms on the processor, ${megabytes(bytes)} of memory` }));
+  parts.push(made("p", { className: "cost", textContent: `${ms.toFixed(1)} ms on the ${trunk}, ${megabytes(bytes)} of memory` }));
   return parts;
 }
 
@@ -108,7 +127,7 @@ function signalSection(task, patient) {
     button.disabled = true;
     const who = { task: task.name, patient: patient.name };
     const points = [];
-    let slowest = 0;
+    const spent = [];
     try {
       await ask({ ...who, static: patient.static });
       for (const [i, observe] of patient.hours.entries()) {
@@ -116,8 +135,8 @@ function signalSection(task, patient) {
         const p = Object.values(said.answer.answers)[0].probabilities[patient.positive];
         points.push(`${40 + (440 * i) / (task.bins - 1)},${10 + 100 * (1 - p)}`);
         line.setAttribute("points", points.join(" "));
-        slowest = Math.max(slowest, said.ms);
-        hour.textContent = `hour ${i + 1} of ${patient.hours.length}, slowest ${slowest.toFixed(1)} ms`;
+        spent.push(said.ms);
+        hour.textContent = `hour ${i + 1} of ${patient.hours.length}, ${speed(spent)}`;
         if (i + 1 === patient.hours.length || i % 6 === 0) room.replaceChildren(...shownAnswer(said));
         await new Promise((resolve) => setTimeout(resolve, 40));
       }
@@ -140,9 +159,7 @@ try {
     Engine: `WebAssembly on the processor (${kernels})`,
   };
   if (about.is_simulated) facts.Data = "taught on simulated data";
-  const list = document.querySelector("#facts");
-  for (const [name, value] of Object.entries(facts)) list.append(made("dt", { textContent: name }), made("dd", { textContent: value }));
-  list.hidden = false;
+  showFacts(facts);
   const response = await fetch("patient.json");
   const patients = response.ok ? await response.json() : {};
   const main = document.querySelector("#tasks");

@@ -6,11 +6,13 @@ use without a network only from `https://` or from this very machine.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,20 @@ _ROOT = Path(__file__).parents[3]
 _PAGE = _ROOT / "browser"
 _WRAPPER = _ROOT / "engine" / "javascript" / "smallhold_engine.js"
 _WASM = _ROOT / "engine" / "target" / "wasm32-unknown-unknown" / "release" / "smallhold_engine.wasm"
+_WEBGPU = _PAGE / "webgpu"
+_RUNTIME = _WEBGPU / "node_modules" / "onnxruntime-web" / "dist"
+_RUNTIME_FILES = {
+    "ort.webgpu.js": "ort.webgpu.bundle.min.mjs",  # some servers do not know .mjs
+    "ort-wasm-simd-threaded.asyncify.wasm": "ort-wasm-simd-threaded.asyncify.wasm",
+}
+_RUNTIME_LICENCES = ("LICENSE", "ThirdPartyNotices.txt")
+_GRAPH = "onnx/trunk.onnx"
+_RELAXED = _WASM.with_name("smallhold_engine_relaxed.wasm")
 _OFFLINE = "offline.js"
 _PLACEHOLDER = b"VERSION OF ALL FILES"
+_MORE_FILES = b"...[], // MORE FILES, written too"
+_WITHOUT_WEBGPU = b"const HAS_WEBGPU = false;"
+_WITHOUT_RELAXED = b"const HAS_RELAXED = false;"
 _SEED = 4
 
 
@@ -41,16 +55,26 @@ class PageSize:
         bytes: All files.
         engine_bytes: The engine's module.
         bundle_bytes: The bundle.
+        webgpu_bytes: What reads texts on WebGPU; 0 without.
         left_out: Files of the bundle that are for other runtimes.
     """
 
     bytes: int
     engine_bytes: int
     bundle_bytes: int
+    webgpu_bytes: int
     left_out: tuple[str, ...]
 
 
-def write_page(bundle: Path, out: Path, *, trusted_keys: Path, now: datetime, wasm: Path | None = None) -> PageSize:
+def write_page(
+    bundle: Path,
+    out: Path,
+    *,
+    trusted_keys: Path,
+    now: datetime,
+    wasm: Path | None = None,
+    with_webgpu: bool = False,
+) -> PageSize:
     """Verify a bundle and write a folder that decides with it in a browser.
 
     Args:
@@ -58,10 +82,13 @@ def write_page(bundle: Path, out: Path, *, trusted_keys: Path, now: datetime, wa
         out: The folder; it must not exist yet, and appears whole or not at all.
         trusted_keys: Folder of public keys; the page carries them and verifies the bundle by them.
         now: Moment that expiry is judged by.
-        wasm: The engine's module; default: where `engine/build.sh wasm32-unknown-unknown` leaves it.
+        wasm: The engine's module; default: where `engine/build.sh wasm32-unknown-unknown` leaves it, and the one for
+            hosts with relaxed SIMD too where that was built.
+        with_webgpu: Also put the bundle's ONNX trunk and ONNX Runtime Web there (see `make webgpu`), for texts on a
+            graphics processor where that is faster.
 
     Raises:
-        BundleError: the bundle is not genuine, or the module or the page was not found.
+        BundleError: the bundle is not genuine, or the module, the page, or what WebGPU needs was not found.
         InputError: `out` exists, or could not be written.
     """
     if out.exists():
@@ -78,16 +105,52 @@ def write_page(bundle: Path, out: Path, *, trusted_keys: Path, now: datetime, wa
         "smallhold_engine.js": _WRAPPER.read_bytes(),
         "smallhold_engine.wasm": module.read_bytes(),
     }
-    sources = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.is_file()} | made
+    relaxed = {path.name: path.read_bytes() for path in [_RELAXED] if wasm is None and path.is_file()}
+    webgpu = _webgpu_files(bundle, inside.manifest) if with_webgpu else {}
+    sources = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.is_file()}
+    sources |= made | relaxed | webgpu
+    for is_there, without in ((relaxed, _WITHOUT_RELAXED), (webgpu, _WITHOUT_WEBGPU)):
+        if is_there:
+            _replace(sources, "worker.js", without, without.replace(b"false", b"true"))
+    _replace(sources, _OFFLINE, _MORE_FILES, f"...{json.dumps(sorted(relaxed | webgpu))},".encode())
     # The browser compares this one file to learn that any of them is new.
-    sources[_OFFLINE] = sources[_OFFLINE].replace(_PLACEHOLDER, _digest(sources).encode(), 1)
+    _replace(sources, _OFFLINE, _PLACEHOLDER, _digest(sources).encode())
     try:
         _write_folder(out, sources)
     except OSError as error:
         raise InputError(f"{out} could not be written: {error}") from error
     return PageSize(
-        sum(map(len, sources.values())), len(made["smallhold_engine.wasm"]), len(inside.archive), inside.left_out
+        sum(map(len, sources.values())),
+        len(made["smallhold_engine.wasm"]),
+        len(inside.archive),
+        sum(map(len, webgpu.values())),
+        inside.left_out,
     )
+
+
+def _replace(files: dict[str, bytes], name: str, old: bytes, new: bytes) -> None:
+    if files[name].count(old) != 1:
+        raise BundleError(f"browser/{name}: expected one {old.decode()!r}")
+    files[name] = files[name].replace(old, new)
+
+
+def _webgpu_files(bundle: Path, manifest: Manifest) -> dict[str, bytes]:
+    """ONNX Runtime Web with its licences, and the trunk that it runs, as the manifest says it."""
+    entry = manifest.files.get(_GRAPH)
+    if entry is None:
+        raise BundleError(f"bundle {manifest.name}: has no {_GRAPH}, which WebGPU needs")
+    # The wheel of ONNX Runtime carries the texts that the package for browsers refers to.
+    licences = Path(str(distribution("onnxruntime").locate_file("onnxruntime")))
+    paths = {f"onnxruntime-{name}": licences / name for name in _RUNTIME_LICENCES}
+    paths |= {name: _RUNTIME / file for name, file in _RUNTIME_FILES.items()}
+    paths["webgpu_trunk.js"] = _WEBGPU / "webgpu_trunk.js"
+    for path in paths.values():
+        if not path.is_file():
+            raise BundleError(f"{path} was not found", hint="make webgpu installs ONNX Runtime Web, by npm")
+    graph = open_bundle_files(bundle).read(_GRAPH, limit=entry.bytes + 1)
+    if sha256_hex(graph) != entry.sha256:
+        raise IntegrityError(f"bundle {manifest.name}: {_GRAPH} was altered after the bundle was verified")
+    return {name: path.read_bytes() for name, path in paths.items()} | {"trunk.onnx": graph}
 
 
 def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
