@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz bench-decide conformance clean
+.PHONY: help demo test lint format docs system bench bench-compress flower kill-drill-federate models figures fuzz bench-decide conformance webgpu clean
 
 help:
 	@echo "make demo     set up, train, compress, sign, install, replay, measure (10 minutes on two cores)"
@@ -13,6 +13,7 @@ help:
 	@echo "make system   install the Debian packages that all the tests need (as root)"
 	@echo "make fuzz     fuzz the engine's parsers, FUZZ_SECONDS=60 each of FUZZ_TARGETS (all), and print what was reached"
 	@echo "make conformance  the same prompts and decisions on every runtime here (15 minutes; with SMALLHOLD_DATA)"
+	@echo "make webgpu   install ONNX Runtime Web for bundle page --webgpu and its tests (needs npm; 150 MB)"
 	@echo "make bench    measure the session against its peers on this machine"
 	@echo "make bench-compress  our quantizers beside peers on runs/hospital (needs SMALLHOLD_DATA; peers get environments)"
 	@echo "make flower   an environment with Flower, for smallhold federate run --engine flower"
@@ -57,6 +58,8 @@ conformance: .venv/test.stamp runs/peers/onnxruntime-web/stamp
 runs/peers/onnxruntime-web/stamp:
 	mkdir -p $(@D)
 	-npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund onnxruntime-web@1.30.0 && touch $@
+webgpu:
+	npm ci --ignore-scripts --no-audit --no-fund --prefix browser/webgpu
 
 bench: .venv/test.stamp
 	$(BIN)/python bench/session.py

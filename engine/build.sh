@@ -15,23 +15,12 @@ cd "$(dirname "$0")"
 target=${1:-native}
 [ $# -eq 0 ] || shift
 what='build --release'
-module= flags=
 case $target in
   native) exec cargo build --release --offline ;;
   wasm32-*)
-    what='rustc --release --lib'
+    what="$what --lib"
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128"
-    # What takes time is written out in kernels/simd128.rs. The standard library at z would be larger: it is not inlined.
-    export CARGO_PROFILE_RELEASE_OPT_LEVEL=2
-    flags='-- -C opt-level=z'
-    if [ "$target" = wasm32-unknown-unknown ]; then
-      module=smallhold_engine.wasm
-      if [ "${1:-}" = relaxed ]; then
-        module=smallhold_engine_relaxed.wasm
-        flags="$flags -C target-feature=+relaxed-simd" # of the engine alone: the standard library serves both modules
-        shift
-      fi
-    fi
+    export CARGO_PROFILE_RELEASE_OPT_LEVEL=2 # a tenth smaller than 3, and as fast
     ;;
   aarch64-unknown-linux-gnu)
     if ! command -v aarch64-linux-gnu-gcc >/dev/null; then
@@ -48,6 +37,21 @@ case $target in
   aarch64-linux-android | aarch64-apple-ios) what='rustc --release --lib --crate-type staticlib' ;;
   *) echo "build.sh: unknown target $target" >&2; exit 2 ;;
 esac
+
+module= flags=
+if [ "$target" = wasm32-unknown-unknown ]; then
+  # One kind of library, or all that the others would export stays in. Compiled for size: what takes time is written out
+  # in kernels/simd128.rs.
+  what='rustc --release --lib --crate-type cdylib'
+  module=smallhold_engine.wasm
+  flags='-- -C opt-level=z'
+  if [ "${1:-}" = relaxed ]; then
+    module=smallhold_engine_relaxed.wasm
+    flags="$flags -C target-feature=+relaxed-simd"
+    shift
+  fi
+  export CARGO_TARGET_DIR=target/modules
+fi
 
 # Cargo's module stays as cargo knows it, under another name, so that nothing is linked twice.
 finish() {
@@ -66,7 +70,6 @@ finish() {
   mv "$place/$module.part" "$place/$module"
   exit 0
 }
-[ -z "$module" ] || export CARGO_TARGET_DIR=target/modules
 
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
   cargo $what --offline --target "$target" "$@" $flags
@@ -96,7 +99,7 @@ case $target in
     small='-Z build-std-features=optimize_for_size' # sorting and printing of numbers; nothing here waits for them
     ;;
 esac
-if [ -n "$module" ]; then
+if [ -n "$module" ] && RUSTC_BOOTSTRAP=1 /usr/bin/cargo -Z help | grep -q panic-immediate-abort; then
   # A module without a system has nowhere to print a panic's words to: it stops the same without them.
   small="$small -Z panic-immediate-abort"
   export CARGO_PROFILE_RELEASE_PANIC=immediate-abort
