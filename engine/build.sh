@@ -18,7 +18,7 @@ what='build --release'
 case $target in
   native) exec cargo build --release --offline ;;
   wasm32-*)
-    what="$what --lib"
+    [ "$target" = wasm32-wasip1 ] || what="$what --lib"
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+simd128"
     export CARGO_PROFILE_RELEASE_OPT_LEVEL=2 # a tenth smaller than 3, and as fast
     ;;

@@ -5,7 +5,7 @@
 //! bytes.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::decimal;
