@@ -27,9 +27,9 @@ class Federation:
         )
         self.rows = {name: rows_of_one_rule(40 + 10 * i, seed=i, name=name) for i, name in enumerate(SITES)}
 
-    def server(self, folder: str = "server") -> RoundServer:
-        layout = self.model.layout
-        return RoundServer(self.job, layout, self.model.initial(0), self.folder / folder, clock_ms=lambda: 0)
+    def server(self, folder: str = "server", **settings) -> RoundServer:
+        layout, initial = self.model.layout, self.model.initial(0)
+        return RoundServer(self.job, layout, initial, self.folder / folder, clock_ms=lambda: 0, **settings)
 
     def site(self, name: str, folder: str = "") -> Site:
         return Site(name, self.job, self.model, self.rows[name], self.folder / f"sites{folder}" / name)

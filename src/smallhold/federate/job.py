@@ -76,6 +76,53 @@ class AggregationChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UploadChoice:
+    """How an update travels.
+
+    Attributes:
+        bits: 0 sends float32; 8 and 4 round it in groups, at random and without bias.
+    """
+
+    bits: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse other widths."""
+        if self.bits not in (0, 4, 8):
+            raise RecipeError(f"upload.bits: expected 0, 4 or 8, got {self.bits}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyChoice:
+    """Differential privacy of a site: what the models say about whether a site took part, all its rows together.
+
+    DP-FedAvg with the noise at the server (McMahan et al. 2018, arXiv:1710.06963): updates are clipped, every site
+    counts alike, and Gaussian noise is added to their sum. The server is trusted with the updates.
+
+    Attributes:
+        clip_norm: Most L2 norm of an update; 0 promises nothing.
+        noise_multiplier: Standard deviation of the noise on the sum, in clip norms.
+        epsilon: Budget; the round that would exceed it is refused.
+        delta: Of the budget.
+    """
+
+    clip_norm: float = 0.0
+    noise_multiplier: float = 0.0
+    epsilon: float = 0.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse promises that nothing stands behind."""
+        if min(self.clip_norm, self.noise_multiplier, self.epsilon) < 0:
+            raise RecipeError(f"privacy: expected numbers of 0 or more, got {self}")
+        if not 0 < self.delta < 1:
+            raise RecipeError(f"privacy.delta: expected a number above 0 and below 1, got {self.delta}")
+        if bool(self.noise_multiplier) != bool(self.epsilon):
+            raise RecipeError("privacy: noise_multiplier and epsilon belong together: noise, and the budget it spends")
+        if self.noise_multiplier and not self.clip_norm:
+            raise RecipeError("privacy.clip_norm: without a bound on an update no noise gives differential privacy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedJob:
     """Everything that determines a job, apart from the data.
 
@@ -91,6 +138,8 @@ class FederatedJob:
         seed: Of the initial model, the cohorts and the sites' batches.
         local: How a site trains.
         aggregation: How updates become a step.
+        upload: How updates travel.
+        privacy: What the models may say about a site.
     """
 
     name: str
@@ -104,6 +153,8 @@ class FederatedJob:
     seed: int = 0
     local: LocalChoice = field(default_factory=LocalChoice)
     aggregation: AggregationChoice = field(default_factory=AggregationChoice)
+    upload: UploadChoice = field(default_factory=UploadChoice)
+    privacy: PrivacyChoice = field(default_factory=PrivacyChoice)
 
     def __post_init__(self) -> None:
         """Refuse a job that cannot be carried out, before anybody is asked."""
@@ -127,6 +178,11 @@ class FederatedJob:
             )
         if self.aggregation.method == "trimmed_mean" and int(self.aggregation.trim * self.least) == 0:
             raise RecipeError(f"aggregation.trim: {self.aggregation.trim} of {self.least} updates cuts nobody off")
+        if self.privacy.noise_multiplier and self.aggregation.method != "mean":
+            raise RecipeError(
+                f"aggregation.method: the sensitivity of {self.aggregation.method} is not bounded by the clip norm; "
+                "expected 'mean' where privacy.noise_multiplier is set"
+            )
 
     @property
     def cohort_size(self) -> int:

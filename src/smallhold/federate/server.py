@@ -6,6 +6,7 @@ journal before it counts, so that a server that was killed goes on in the round 
     rounds.journal          what happened
     models/ROUND.safetensors   the global model that round ROUND begins from, with the optimizer's moments
     updates/ROUND/SITE.safetensors   accepted updates, as they came
+    privacy.ledger          what the noise of each round has cost, where the job promises privacy
 
 Refused by name: `malformed` (not a message of ours, wrong sizes, numbers that are not finite), `empty` (no example or a
 delta of nothing but zeros: the site did not train), `foreign` (another job), `unknown_site`, `stale` (an earlier round,
@@ -23,15 +24,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from smallhold.device.durable_file import write_durably
-from smallhold.errors import FederationError, JournalError, QuorumError, UpdateRefused
+from smallhold.device.trust import generate_private_key, load_private_key, save_private_key
+from smallhold.errors import BudgetExceeded, FederationError, JournalError, QuorumError, UpdateRefused
 from smallhold.federate.aggregate import Adam, krum, trimmed_mean, weighted_mean
+from smallhold.federate.filters import decode_delta
 from smallhold.federate.job import FederatedJob
 from smallhold.federate.journal import RoundJournal
 from smallhold.federate.layout import Layout, Vector
 from smallhold.federate.messages import TrainRequest, Update
+from smallhold.privacy.accountant import Charge, compose_epsilon
+from smallhold.privacy.ledger import Budget
+from smallhold.privacy.ledger_file import Ledger
+from smallhold.privacy.noise import add_gaussian_noise, grid_sensitivity
+from smallhold.privacy.randomness import Random
 from smallhold.records import sha256_hex
 
 JOURNAL = "rounds.journal"
+LEDGER = "privacy.ledger"
 
 
 def _now_ms() -> int:
@@ -49,6 +58,7 @@ class RoundServer:
         folder: Path,
         *,
         clock_ms: Callable[[], int] = _now_ms,
+        random: Random | None = None,
     ) -> None:
         """Begin a job, or go on with the one that the folder holds.
 
@@ -58,12 +68,14 @@ class RoundServer:
             initial: (P,) where the job begins; not read when the folder holds later rounds.
             folder: Of the job's state; created when absent.
             clock_ms: Wall clock for the journal.
+            random: Of the noise; a cryptographically secure source when None.
 
         Raises:
             JournalError: another server has the job open, or its journal or a file was altered.
             FederationError: the folder holds another job.
+            BudgetExceeded: the job's rounds would cost more than its budget.
         """
-        self.job, self.layout, self._folder = job, layout, folder
+        self.job, self.layout, self._folder, self._random = job, layout, folder, random
         self._journal = RoundJournal(folder / JOURNAL, clock_ms=clock_ms)
         try:
             self._resume(initial)
@@ -77,6 +89,7 @@ class RoundServer:
         self.accepted: dict[str, str] = {}
         begun = {"job": self.job.digest, "layout": self.layout.digest, "base": self.base}
         if not self._journal.entries:
+            self._check_budget()
             self._save(0, self.model, self._adam)
             self._journal.append("job", **begun, name=self.job.name, sites=list(self.job.sites))
             return
@@ -91,6 +104,21 @@ class RoundServer:
                 digest = entry.body["file"]
         if self.round:
             self._load(digest)
+
+    def _check_budget(self) -> None:
+        """Refuse before anybody is asked what the ledger would refuse in a later round."""
+        privacy = self.job.privacy
+        if not privacy.noise_multiplier:
+            return
+        cost = compose_epsilon(
+            [Charge(noise_multiplier=privacy.noise_multiplier, steps=self.job.rounds)], delta=privacy.delta
+        )
+        if cost > privacy.epsilon:
+            raise BudgetExceeded(
+                f"job {self.job.name}: {self.job.rounds} rounds at noise_multiplier {privacy.noise_multiplier:g} cost "
+                f"epsilon {cost:.2f} of {privacy.epsilon:g} at delta {privacy.delta:g}",
+                hint="fewer rounds, or more noise",
+            )
 
     @property
     def is_finished(self) -> bool:
@@ -206,27 +234,50 @@ class RoundServer:
             raise UpdateRefused("unknown_site", f"{update.site} is not in the cohort of round {self.round}")
         if update.site in self.accepted:
             raise UpdateRefused("replayed", f"{update.site} has answered round {self.round}")
-        delta = update.arrays.get("delta")
-        if update.encoding or delta is None or set(update.arrays) != {"delta"}:
-            raise UpdateRefused("malformed", "expected one array `delta` and no encoding")
-        if delta.dtype != np.float32 or delta.shape != (self.layout.size,):
-            raise UpdateRefused(
-                "malformed", f"delta: expected {self.layout.size} numbers of float32, got {delta.shape} {delta.dtype}"
-            )
-        if not np.isfinite(delta).all():
-            raise UpdateRefused("malformed", "delta: expected finite numbers")
+        delta = decode_delta(update, self.job, self.layout.size)
         if update.num_examples == 0 or not delta.any():
             raise UpdateRefused("empty", f"{update.site} did not train: {update.num_examples} examples")
 
     def _aggregate(self) -> Vector:
-        choice = self.job.aggregation
+        choice, privacy = self.job.aggregation, self.job.privacy
+        deltas = ((update, decode_delta(update, self.job, self.layout.size)) for update in self._updates())
+        if privacy.noise_multiplier:
+            # Every site counts alike, over a fixed number: how many rows it has would be a leak of its own.
+            total = sum((delta.astype(np.float64) for _, delta in deltas), start=np.zeros(self.layout.size))
+            self._spend()
+            noisy = add_gaussian_noise(total, stddev=privacy.noise_multiplier * privacy.clip_norm, random=self._random)
+            return (noisy / self.job.cohort_size).astype(np.float32)
         if choice.method == "mean":
-            return weighted_mean((update.arrays["delta"], float(update.num_examples)) for update in self._updates())
-        matrix = np.stack([update.arrays["delta"] for update in self._updates()])
+            return weighted_mean((delta, float(update.num_examples)) for update, delta in deltas)
+        matrix = np.stack([delta for _, delta in deltas])
         if choice.method == "trimmed_mean":
             return trimmed_mean(matrix, trim=choice.trim)
         chosen: Vector = matrix[krum(matrix, byzantine=choice.byzantine)]
         return chosen
+
+    def _spend(self) -> None:
+        """Pay for this round's model before it is made; a round that was killed half way is paid for again.
+
+        Raises:
+            BudgetExceeded: the budget does not reach; no model is made.
+        """
+        privacy = self.job.privacy
+        # What rounding to the noise's grid adds to the sensitivity counts as a little less noise.
+        stddev = privacy.noise_multiplier * privacy.clip_norm
+        sensitivity = privacy.clip_norm + grid_sensitivity(self.layout.size, stddev)
+        charge = Charge(noise_multiplier=stddev / sensitivity)
+        with self._open_ledger() as ledger:
+            attempt = 0
+            while ledger.find(release := f"{self.job.digest}/{self.round}/{attempt}") is not None:
+                attempt += 1
+            ledger.spend(release, {"site": charge})
+
+    def _open_ledger(self) -> Ledger:
+        key = self._folder / "ledger.key"
+        if not key.exists():
+            save_private_key(generate_private_key(), key)
+        budgets = {"site": Budget(self.job.privacy.epsilon, self.job.privacy.delta)}
+        return Ledger(self._folder / LEDGER, key=load_private_key(key), budgets=budgets)
 
     def _updates(self) -> Iterator[Update]:
         """Accepted updates by the names of their sites, one at a time."""

@@ -9,6 +9,7 @@ import numpy as np
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import FederationError, UpdateRefused
 from smallhold.federate.consent import ConsentList
+from smallhold.federate.filters import encode_delta
 from smallhold.federate.job import FederatedJob
 from smallhold.federate.local_model import LocalModel, Rows
 from smallhold.federate.messages import TrainRequest, Update
@@ -68,6 +69,7 @@ class Site:
         rows = self._rows.take(allowed)
         seed = np.random.SeedSequence([self._job.seed, asked.round, *self.name.encode()]).generate_state(1)
         trained = self._model.train(model, rows, self._job.local, int(seed[0]))
+        encoding, arrays = encode_delta(trained.model - model, self._job, int(seed[0]))
         blob = Update(
             job=asked.job,
             site=self.name,
@@ -75,8 +77,9 @@ class Site:
             base=asked.base,
             num_examples=len(rows),
             withdrawn=len(self._rows) - len(rows),
+            encoding=encoding,
             metrics={"loss": trained.loss},
-            arrays={"delta": trained.model - model},
+            arrays=arrays,
         ).to_bytes()
         for old in self._folder.glob("*.update"):  # an earlier round is closed once a later one asks
             old.unlink()
