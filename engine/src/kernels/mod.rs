@@ -306,6 +306,31 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_hold_what_is_no_number_are_multiplied_and_their_sums_are_those_of_the_integers() {
+        for family in families() {
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut row = numbers(64, 3);
+                row[5..9].fill(wrong);
+                let mut rounded = Rounded::default();
+                (family.round)(&row, 64, &mut rounded);
+                let sums = rounded.values.chunks_exact(GROUP).map(|group| group.iter().map(|x| i32::from(*x)).sum());
+                let sums: Vec<i32> = sums.collect();
+                assert!(rounded.sums.is_empty() || rounded.sums == sums, "{}: {:?}", family.name, rounded.sums);
+                for encoding in [Encoding::Q8_0, Encoding::Q4_0] {
+                    let data = blocks(encoding, 3, 64);
+                    let (weights, mut arranged) = (Weights::new(encoding, 64, &data), data.clone());
+                    if let Some(how) = &family.arrange {
+                        arranged.resize(3_usize.next_multiple_of(how.rows) * weights.row_bytes(), 0);
+                        (how.fill)(weights, &mut arranged);
+                    }
+                    let weights = Weights::new(encoding, 64, &arranged).first(3);
+                    (family.multiply_rounded)(weights, &rounded, &mut [0.0; 3]);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_block_of_four_bits_is_unpacked_as_the_file_format_says() {
         let mut block = [0_u8; 18];
         block[..2].copy_from_slice(&0x3c00_u16.to_le_bytes()); // 1.0
