@@ -72,10 +72,13 @@ unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
             let step = largest / 127.0;
             let inverse = _mm512_set1_ps(if step > 0.0 { 1.0 / step } else { 0.0 });
             *out.steps.get_unchecked_mut(g) = step;
-            // What is no number becomes 0, as in the slow twin, and not the least integer, which sums overflow with.
+            // What is no number becomes 0 and what is infinite, as beside the least of steps, a byte's limit, as in the
+            // slow twin: and not the least integer, which sums overflow with.
             let [a, b] = [a, b].map(|x| {
                 let scaled = _mm512_mul_ps(x, inverse);
-                _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(scaled, scaled), scaled)
+                let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(scaled, scaled);
+                let within = _mm512_min_ps(_mm512_max_ps(scaled, _mm512_set1_ps(-128.0)), _mm512_set1_ps(127.0));
+                _mm512_maskz_cvtps_epi32(is_number, within)
             });
             *out.sums.get_unchecked_mut(g) = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
             let to = out.values.as_mut_ptr().add(g * GROUP);
