@@ -89,10 +89,12 @@ def _trees(rows: Rows):  # type: ignore[no-untyped-def]
 def format_comparison(found: Mapping[str, Any]) -> str:
     """A table for a terminal."""
     names = [name for name in ("federated", "personalised", "local", "pooled", "trees") if name in found["rows"][-1]]
-    lines = [f"{'site':14}{'rows':>6}{'cases':>7}  " + "".join(f"{name:>20}" for name in names)]
+    wide = max(len(row["site"]) for row in found["rows"])
+    lines = [f"{'site':{wide}}{'rows':>6}{'cases':>7}  " + "".join(f"{name:>20}" for name in names)]
     for row in found["rows"]:
         cells = [_cell(row.get(name)) for name in names]
-        lines.append(f"{row['site']:14}{row['n']:>6}{row['positive']:>7}  " + "".join(f"{cell:>20}" for cell in cells))
+        counts = f"{row['n']:>6}{row['positive']:>7}  "
+        lines.append(f"{row['site']:{wide}}{counts}" + "".join(f"{cell:>20}" for cell in cells))
     gain = found["rows"][-1].get("minus_local")
     verdict = "too few rows to say what the federation is worth"
     if gain:
