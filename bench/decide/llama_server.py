@@ -82,6 +82,7 @@ class LlamaServer:
         Raises:
             ContestantError: the server refused, or answered what was not asked.
         """
+        self._client.close()  # the server ends a connection that was silent for five seconds, as between two turns
         asked = self._workload.groups[group]
         self._ask({"prompt": asked.prefix, "n_predict": 0, "cache_prompt": True})
         outcome = Outcome()
@@ -97,6 +98,7 @@ class LlamaServer:
 
     def first(self) -> None:
         """Answer the first event of the first group alone."""
+        self._client.close()
         said = self._ask({"prompt": self._workload.groups[0].prompt(0), **self._body})
         self._read(said, self._workload.rows)
 

@@ -81,6 +81,7 @@ def four_bits(path: Path) -> Path:
             name: quantize_weight(tensor, 4) if file.encodings[name] == "Q8_0" else tensor
             for name, tensor in file.tensors.items()
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, [write_gguf(file.metadata | {"general.file_type": 2}, tensors)], mode=0o644)
     return path
 
