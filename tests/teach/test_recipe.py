@@ -29,7 +29,12 @@ def test_every_shipped_recipe_parses_and_survives_being_written_into_a_run():
 
 
 def test_every_shipped_recipe_is_of_one_kind_and_parses():
-    readers = {"base": read_pretrain_recipe, "hospital": read_joint_recipe, "finance": read_joint_recipe}
+    readers = {
+        "base": read_pretrain_recipe,
+        "base-languages": read_pretrain_recipe,
+        "hospital": read_joint_recipe,
+        "finance": read_joint_recipe,
+    }
     readers |= {"label-support-intent": read_label_recipe, "hospital-small": read_shrink_recipe}
     for name in shipped_recipes():
         readers.get(name, read_recipe)(name)
@@ -132,7 +137,9 @@ def test_a_recipe_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"absent\.toml: no such file") as raised:
         read_recipe(tmp_path / "absent.toml")
     assert raised.value.hint == "smallhold teach list"
-    with pytest.raises(RecipeError, match=r"recipe 'icu-rsk': expected a \.toml file or one of base, finance, hosp"):
+    with pytest.raises(
+        RecipeError, match=r"recipe 'icu-rsk': expected a \.toml file or one of base, base-languages, finance, hosp"
+    ):
         read_recipe("icu-rsk")
 
 

@@ -200,7 +200,8 @@ def _error(described: dict[str, Any]) -> FederationError:
 def _send(connection: socket.socket, head: dict[str, Any], blob: bytes) -> None:
     line = json.dumps(head).encode() + b"\n"
     connection.sendall((len(line) + len(blob)).to_bytes(_LENGTH, "big") + line)
-    connection.sendall(blob)
+    if blob:  # without one the other side has all it needs, may have answered, and be gone
+        connection.sendall(blob)
 
 
 def _receive(connection: socket.socket) -> Frame:
