@@ -44,7 +44,7 @@ def _logits(open_backend: Callable[[Model], Backend]) -> Callable[[Model, Sequen
     from smallhold.device.wasi_nn import Model as Offered
 
     text = (DRIVERS / "wasi_nn.wat").read_text()
-    limits = Limits(seconds=120)
+    limits = Limits(seconds=120, tensor_bytes=64 * 2**20)  # the guest asks for every logit of a prompt
 
     def logits(model: Model, prompts: Sequence[Prompt]) -> Iterator[FloatArray]:
         offered = {"trunk": Offered(open_backend(model))}

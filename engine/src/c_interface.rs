@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernels::{self, Kernels};
 use crate::memory;
 use crate::model::{Model, Source};
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))]
 use crate::sample::Sampling;
 use crate::session::{Inputs, Session};
 use crate::signal::SignalEncoder;
@@ -163,6 +164,7 @@ unsafe fn load(source: Source, kernels: *const c_char, model: *mut *const Model,
 ///
 /// # Safety
 /// See the head of the file.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // no threads
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_model_set_threads(model: *const Model, count: usize, message: Message) -> c_int {
     // SAFETY: the caller's promise.
@@ -173,6 +175,7 @@ pub unsafe extern "C" fn smallhold_model_set_threads(model: *const Model, count:
 ///
 /// # Safety
 /// See the head of the file.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // a page holds one patient
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_model_set_cache_bits(model: *const Model, bits: usize, message: Message) -> c_int {
     let set = || match bits {
@@ -352,6 +355,7 @@ pub struct SamplingInC {
 ///
 /// # Safety
 /// See the head of the file; `how` is null (greedy) or valid, `stop` holds `num_stop` ids, `out` has room for `most`.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // small above all: pages ask for decisions
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_session_generate(
     session: *mut Session,

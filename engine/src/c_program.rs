@@ -109,6 +109,7 @@ unsafe fn trusted(keys: *const c_char) -> Result<Option<Vec<PublicKey>>> {
 ///
 /// # Safety
 /// `program` was opened here and not freed.
+#[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))] // no threads
 #[no_mangle]
 pub unsafe extern "C" fn smallhold_program_set_threads(program: *const Asked, count: usize, message: Message) -> c_int {
     // SAFETY: the caller's promise.

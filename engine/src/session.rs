@@ -188,7 +188,8 @@ impl Session {
                 }
                 if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
                     let (row, column) = (at / config.width, at % config.width);
-                    fail!(Shape, "embeddings: expected finite numbers, got {} at ({row}, {column})", rows[at]);
+                    let got = if rows[at].is_nan() { "NaN" } else { "an infinity" };
+                    fail!(Shape, "embeddings: expected finite numbers, got {got} at ({row}, {column})");
                 }
                 memory::copied(rows)?
             }

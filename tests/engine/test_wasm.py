@@ -16,7 +16,8 @@ from smallhold.device.backends.engine import EngineBackend
 pytestmark = pytest.mark.slow
 TARGET = "wasm32-unknown-unknown"
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "hospital" / "gguf" / "trunk.gguf"
-MOST_BYTES = 250_000
+#: By Debian's binaryen, which does not know relaxed SIMD as browsers do; without it a tenth more.
+MOST_BYTES, MOST_BYTES_UNOPTIMIZED = 250_000, 275_000
 TOKENS = [(37 * i) % 8000 for i in range(50)]
 PROGRAM = """
 import { readFileSync } from "node:fs";
@@ -65,7 +66,8 @@ def relaxed_flags() -> list[str]:
 @pytest.mark.parametrize(("words", "family"), [((), "simd128"), (("relaxed",), "relaxed-simd")])
 def test_node_says_what_the_native_library_says(words: tuple[str, ...], family: str) -> None:
     wasm = build_wasm(*words)
-    assert wasm.stat().st_size <= MOST_BYTES
+    is_optimized = not words and shutil.which("wasm-opt") is not None
+    assert wasm.stat().st_size <= (MOST_BYTES if is_optimized else MOST_BYTES_UNOPTIMIZED)
     wrapper = (ENGINE / "javascript" / "smallhold_engine.js").as_uri()
     code = ["--input-type=module", "-e", PROGRAM, "--"]
     command = ["node", *(relaxed_flags() if words else ()), *code, wrapper, str(wasm), str(WEIGHTS), json.dumps(TOKENS)]
