@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tokenizers.pre_tokenizers import ByteLevel
+
 from conformance.compare import FLOAT32
 from conformance.models import Model, replace_file
 from conformance.prompts import random_prompts
@@ -44,7 +46,7 @@ def random_family(name: str, folder: Path, positions: int) -> Model:
         model.save_pretrained(saved)
         weights = read_weights(Path(saved))
     if weights.checkpoint.config.is_plain_llama:
-        gguf = trunk_gguf(weights, name=name, tokens=[])
+        gguf = trunk_gguf(weights, name=name, tokens=_vocabulary(weights.checkpoint.config.vocab_size))
     else:
         gguf = _qwen_gguf(name, weights)
     files = folder / f"{name}.gguf", folder / f"{name}.onnx"
@@ -70,6 +72,11 @@ def _lengths(positions: int) -> list[int]:
     return [min(LONGEST, positions - start) for start in range(0, positions, LONGEST)]
 
 
+def _vocabulary(size: int) -> list[str]:
+    """Bytes, and names that stand for nothing: llama.cpp loads no trunk without a vocabulary."""
+    return [*sorted(ByteLevel.alphabet()), *(f"<{i}>" for i in range(256, size))][:size]
+
+
 def _qwen_gguf(name: str, weights: ModelWeights) -> bytes:
     """Qwen2 and Qwen3 as llama.cpp's converter names and lays them out: rotary halves stay halves."""
     config = weights.checkpoint.config
@@ -87,6 +94,11 @@ def _qwen_gguf(name: str, weights: ModelWeights) -> bytes:
         f"{kind}.attention.value_length": config.head_dim,
         f"{kind}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         f"{kind}.rope.freq_base": float(config.rope_theta),
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": _vocabulary(config.vocab_size),
+        "tokenizer.ggml.token_type": [1] * config.vocab_size,
+        "tokenizer.ggml.merges": [],
     }
     return write_gguf(metadata, {_gguf_name(key): weight for key, weight in weights.trunk.items()})
 
