@@ -87,6 +87,14 @@ def test_a_job_that_cannot_be_carried_out_is_refused_before_anybody_is_asked(tex
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_not_there_is_not_begun_by_looking_at_it(tmp_path, capsys):
+    folder = tmp_path / "typo"
+    assert main(["federate", "compare", "heart-disease", "--run", str(folder)]) == 1
+    assert f"was not begun in {folder}" in capsys.readouterr().err
+    assert main(["federate", "verify", str(folder)]) == 1
+    assert not folder.exists()
+
+
 def test_names_of_jobs_that_there_are_not_are_answered_with_those_that_there_are(capsys):
     assert main(["federate", "run", "nothing"]) == 1
     assert "expected a .toml file or one of eicu-death, heart-disease, icu-risk" in capsys.readouterr().err

@@ -98,6 +98,18 @@ def test_a_socket_that_a_killed_process_left_is_taken_over_and_a_living_one_is_n
         pass
 
 
+def test_a_folder_that_others_may_enter_is_refused_and_left_as_it_is(federation, short):
+    folder = short / "shared"
+    folder.mkdir()
+    folder.chmod(0o755)
+    answer = answer_for_site(federation.site("east"))
+    with pytest.raises(FederationError, match=r"mode 755\), expected 700"), listening(folder / "site", answer):
+        pass
+    assert folder.stat().st_mode & 0o777 == 0o755
+    with listening(short / "new" / "site", answer):
+        assert (short / "new").stat().st_mode & 0o777 == 0o700
+
+
 def test_who_asks_patiently_waits_for_a_process_that_is_started_again(federation, short):
     path, found = short / "site", []
     head = {"ask": "name"}

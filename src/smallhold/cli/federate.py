@@ -187,13 +187,18 @@ def _listen(socket: Path, answer: Callable[[Frame], Frame], what: str) -> None:
 def _compare(args: argparse.Namespace) -> int:
     job, name = _job(args.job)
     from smallhold.federate.compare import compare, format_comparison
-    from smallhold.federate.server import RoundServer
+    from smallhold.federate.server import JOURNAL, RoundServer
     from smallhold.federate.tasks import find_federated_task
     from smallhold.sectors.splits import Split
 
     task = find_federated_task(job.task)
+    folder = (args.folder or Path("runs") / name) / "server"
+    if not (folder / JOURNAL).is_file():  # a server would begin the job there
+        raise RecipeError(
+            f"job {job.name}: was not begun in {folder.parent}", hint=f"smallhold federate run {args.job}"
+        )
     model = task.model(job)
-    server = RoundServer(job, model.layout, model.initial(job.seed), (args.folder or Path("runs") / name) / "server")
+    server = RoundServer(job, model.layout, model.initial(job.seed), folder)
     vector = server.model
     is_finished = server.is_finished
     server.close()

@@ -90,15 +90,21 @@ def listening(path: Path, answer: Callable[[Frame], Frame]) -> Iterator[None]:
     """Answer on a socket in a thread for as long as the context lasts; one question at a time.
 
     Args:
-        path: Of the socket; its folder is made, for its owner alone. A socket that a killed process left is replaced.
+        path: Of the socket; its folder is made, for its owner alone, or is that already. A socket that a killed process
+            left is replaced.
         answer: Called with each question; an error it raises is carried to whoever asked.
 
     Raises:
-        FederationError: the path is too long for a socket, or somebody answers there already.
+        FederationError: the path is too long for a socket, its folder is open to others, or somebody answers there
+            already.
     """
     _check_length(path)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.parent.chmod(0o700)
+    if (mode := path.parent.stat().st_mode & 0o777) & 0o077:  # who may enter may ask; not ours to close, it may be /tmp
+        raise FederationError(
+            f"{path.parent}: others may enter this folder (mode {mode:o}), expected 700",
+            hint="name a socket in a folder that is not there yet, or chmod 700 the folder",
+        )
     if path.exists():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(2.0)

@@ -103,7 +103,9 @@ class FlowerDeployment:
             MissingExtraError: Flower is not there.
         """
         if not (programs / "flower-superlink").exists():
-            raise MissingExtraError("flwr", "flower", f"the Flower engine ({programs}/flower-superlink is missing)")
+            missing = MissingExtraError("flwr", "flower", f"the Flower engine ({programs}/flower-superlink is missing)")
+            missing.hint = "make flower, or --programs DIR: Flower's pins want an environment of their own"
+            raise missing
         self._job, self._folder, self._programs = job, folder.resolve(), programs.resolve()
         self._job_name = str(Path(job_name).resolve()) if job_name.endswith(".toml") else job_name
         self._data = [] if data_dir is None else ["--data", str(data_dir.resolve())]
