@@ -10,7 +10,6 @@ import fcntl
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +36,7 @@ from smallhold.device.journal_store import (
     storage_errors,
 )
 from smallhold.device.trust import key_id
+from smallhold.device.wall_clock import wall_ms
 from smallhold.errors import InputError, JournalError
 from smallhold.records import AuditEntry
 
@@ -46,10 +46,6 @@ _CHECKPOINT_MS = 1000
 _NONCE_BYTES = 16
 
 _Write = tuple[str, tuple[object, ...]]
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Journal:
@@ -80,7 +76,7 @@ class Journal:
         self._synced: tuple[int, int] | None = None  # seq and time of the last entry that was forced to the disk
 
     @classmethod
-    def open(cls, path: Path, *, key: Ed25519PrivateKey | None = None, clock: Callable[[], int] = _wall_ms) -> Journal:
+    def open(cls, path: Path, *, key: Ed25519PrivateKey | None = None, clock: Callable[[], int] = wall_ms) -> Journal:
         """Open a journal for appending, or begin one; its last stretch is checked first.
 
         Args:

@@ -7,11 +7,11 @@ an update says how many rows were left out.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from smallhold.device.durable_file import write_durably
+from smallhold.device.wall_clock import wall_ms
 from smallhold.errors import DataError
 from smallhold.records import canonical_json, sha256_hex
 
@@ -36,7 +36,7 @@ class ConsentList:
         """Write a withdrawal down; it holds from the next round on."""
         if group in self._withdrawn:
             return
-        line = canonical_json({"group": group, "t_ms": time.time_ns() // 1_000_000})
+        line = canonical_json({"group": group, "t_ms": wall_ms()})
         write_durably(self._path, [b"\n".join([*self._lines, line, b""])], mode=0o600)
         self._lines.append(line)
         self._withdrawn.add(group)

@@ -15,7 +15,6 @@ or another model than the round's), `replayed` (the site has answered this round
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from safetensors.numpy import load, save
 
 from smallhold.device.durable_file import write_durably
 from smallhold.device.trust import generate_private_key, load_private_key, save_private_key
+from smallhold.device.wall_clock import wall_ms
 from smallhold.errors import BudgetExceeded, FederationError, JournalError, QuorumError, UpdateRefused
 from smallhold.federate.aggregate import Adam, krum, trimmed_mean, weighted_mean
 from smallhold.federate.filters import decode_delta
@@ -43,10 +43,6 @@ JOURNAL = "rounds.journal"
 LEDGER = "privacy.ledger"
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class RoundServer:
     """One job, from its first round to its last."""
 
@@ -57,7 +53,7 @@ class RoundServer:
         initial: Vector,
         folder: Path,
         *,
-        clock_ms: Callable[[], int] = _now_ms,
+        clock_ms: Callable[[], int] = wall_ms,
         random: Random | None = None,
     ) -> None:
         """Begin a job, or go on with the one that the folder holds.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +12,10 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from smallhold.device.durable_file import write_durably
+from smallhold.device.wall_clock import wall_ms
 from smallhold.errors import LedgerError
 from smallhold.privacy.accountant import Charge
 from smallhold.privacy.ledger import Budget, Head, LedgerState, Spend, begin_ledger, read_ledger, spend_budget
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Ledger:
@@ -45,7 +41,7 @@ class Ledger:
         key: Ed25519PrivateKey,
         budgets: Mapping[str, Budget] | None = None,
         at_least: Head | None = None,
-        clock: Callable[[], int] = _wall_ms,
+        clock: Callable[[], int] = wall_ms,
     ) -> None:
         self.path, self._key, self._clock = path, key, clock
         try:
