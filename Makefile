@@ -51,6 +51,7 @@ system:
 FUZZ_SECONDS ?= 60
 fuzz: .venv/demo.stamp
 	PYTHON=$(abspath $(BIN)/python) engine/fuzz/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 conformance: .venv/test.stamp runs/peers/onnxruntime-web/stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m conformance
 
@@ -58,6 +59,7 @@ conformance: .venv/test.stamp runs/peers/onnxruntime-web/stamp
 runs/peers/onnxruntime-web/stamp:
 	mkdir -p $(@D)
 	-npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund onnxruntime-web@1.30.0 && touch $@
+
 webgpu:
 	npm ci --ignore-scripts --no-audit --no-fund --prefix browser/webgpu
 

@@ -60,7 +60,7 @@ SHAPES = {
         intermediate_size=512,
         num_hidden_layers=8,
         num_attention_heads=6,
-        num_key_value_heads=6,
+        num_key_value_heads=2,
         max_position_embeddings=1024,
     ),
 }

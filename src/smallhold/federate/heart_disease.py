@@ -32,7 +32,7 @@ TABLE = Table(
     },
     unknown={"chol": 0, "trestbps": 0},
 )
-#: Codes of the recoded file -> codes of the original (processed.cleveland.data of the UCI repository, row by row).
+#: Codes of the recoded file -> codes that the other hospitals use; what it does is measured in docs/experiments.md.
 _RECODED: dict[str, dict[int, int | None]] = {
     "cp": {0: 4, 1: 2, 2: 3, 3: 1},
     "restecg": {0: 2, 1: 0, 2: 1},
