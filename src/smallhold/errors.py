@@ -21,6 +21,8 @@
     │   └── DeadlineError       the decision came too late
     ├── GuestError          a WebAssembly guest broke off or went beyond its limits; the host goes on
     ├── PolicyError         a profile is not total, not monotone, or permits on a clause nobody has read
+    ├── OrderError          a standing order is malformed, unsigned or contradicts itself: it is not used
+    │   └── OrderRefused        a dose is not given: expired, revoked, beyond a bound, stopped; nothing was released
     ├── JournalError        the journal was altered, cut, or cannot be written
     ├── PrivacyError        an update cannot be protected as asked: nothing leaves the site
     │   ├── BudgetExceeded      the release would spend more than was granted: stop the round
@@ -135,6 +137,14 @@ class GuestError(SmallholdError):
 
 class PolicyError(SmallholdError):
     """A profile is not total, not monotone, or permits on a clause that nobody has read in its source."""
+
+
+class OrderError(SmallholdError):
+    """A standing order is malformed, unsigned or contradicts itself; it is not used."""
+
+
+class OrderRefused(OrderError):  # noqa: N818 - a state that people must see, not a fault
+    """A dose is not given; nothing was released."""
 
 
 class JournalError(SmallholdError):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from smallhold.errors import InputError
 from smallhold.records import (
     ActionClass,
+    Card,
+    DeletionCheck,
     Effect,
     Evidence,
     Observation,
@@ -148,3 +150,37 @@ def test_parts_of_a_score_are_kept() -> None:
 def test_effects_are_ordered_from_auto_to_forbid() -> None:
     assert [effect_rank(effect) for effect in Effect] == [0, 1, 2, 3, 4]
     assert max(Effect, key=effect_rank) is Effect.FORBID
+
+
+def test_a_card_of_an_older_journal_reads_as_before_and_keeps_its_bytes() -> None:
+    old = {
+        "schema": "smallhold.card/1",
+        "patient": "p1",
+        "t_ms": 5,
+        "text": "",
+        "evidence": [{"code": "HR", "observations": ["o1"], "text": "72 /min", "effect": 0.5}],
+        "provenance": to_json(OBSERVATION)["provenance"],
+    }
+    card = from_json(old)
+    assert isinstance(card, Card) and card.deletion is None and not card.is_verified
+    assert card.evidence[0].value is None
+    assert canonical_json(to_json(card)) == canonical_json(old)
+
+
+def test_a_card_carries_how_its_evidence_stood_up_to_deletion() -> None:
+    check = DeletionCheck(
+        margin=0.5,
+        margin_without=-1.0,
+        margin_alone=0.4,
+        risk_without=0.1,
+        risk_alone=0.4,
+        is_necessary=True,
+        is_sufficient=True,
+    )
+    card = Card(patient="p", t_ms=1, text="", evidence=(), deletion=check, provenance=P)
+    value = to_json(card)
+    assert from_json(value) == card and card.is_verified
+    with pytest.raises(InputError, match=r"card/1\.deletion: missing members"):
+        from_json({**value, "deletion": {"margin": 1.0}})
+    with pytest.raises(InputError, match=r"card/1\.deletion.is_necessary: expected"):
+        from_json({**value, "deletion": {**value["deletion"], "is_necessary": 1}})

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_durably(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) -> None:
+def write_durably(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600, removes_leftovers: bool = True) -> None:
     """Replace `path` by a file holding `chunks`; a reader sees the old file or the whole new one, never a part.
-
-    What a process that was killed over the same file left beside it goes as well.
 
     Args:
         path: Where the file goes; its folder exists.
         chunks: The content, in order.
         mode: Permission bits of the new file.
+        removes_leftovers: What a process that was killed over the same file left beside it goes as well. That looks
+            through the folder: of one with thousands of files, call `remove_leftovers` once instead.
 
     Raises:
         OSError: the disk is full, read-only or gone; `path` is then as it was and nothing is left beside it.
@@ -28,10 +28,16 @@ def write_durably(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) -> 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    if removes_leftovers:
+        remove_leftovers(path.parent, path.name)
+    fsync_directory(path.parent)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left of the file `name` in a folder, or of any file when None."""
+    for leftover in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.partial"):
         if not _is_running(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
-    fsync_directory(path.parent)
 
 
 def write_new_file(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600) -> None:

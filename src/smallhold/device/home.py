@@ -67,6 +67,16 @@ class Home:
         return self.path / "journal.db"
 
     @property
+    def change_plan(self) -> Path:
+        """What an update may change and has to show; where it lies, `device install` holds every bundle against it."""
+        return self.path / "change-plan.toml"
+
+    @property
+    def orders(self) -> Path:
+        """Signed standing orders (*.json), `trust/` with the keys of those who may sign them, and `revoked/`."""
+        return self.path / "orders"
+
+    @property
     def device_key_path(self) -> Path:
         """Signs the journal's checkpoints."""
         return self.keys / "device.pem"

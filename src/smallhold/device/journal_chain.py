@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from smallhold.device.journal_seal import NONCE_BYTES
 from smallhold.device.trust import key_id
 from smallhold.errors import JournalError
 from smallhold.records import AuditEntry, canonical_json, sha256_hex
@@ -16,6 +18,7 @@ from smallhold.records import AuditEntry, canonical_json, sha256_hex
 FIRST_PREV = "0" * 64
 CHECKPOINT_EVERY = 64
 ERASURE = "erasure"
+_SEALED = b"smallhold sealed payload\0"
 _CHECKPOINT_SCHEMA = "smallhold.checkpoint/1"
 
 
@@ -73,7 +76,7 @@ def entry_hash(*, seq: int, t_ms: int, kind: str, payload_digest: str, prev: str
 
 
 def next_entry(last: AuditEntry | None, *, t_ms: int, kind: str, nonce: bytes, payload: bytes) -> AuditEntry:
-    """The entry that follows `last` (None: the first)."""
+    """The entry that follows `last` (None: the first); the payload as it is stored."""
     seq, prev = (0, FIRST_PREV) if last is None else (last.seq + 1, last.hash)
     digest = payload_digest(nonce, payload)
     own = entry_hash(seq=seq, t_ms=t_ms, kind=kind, payload_digest=digest, prev=prev)
@@ -81,8 +84,11 @@ def next_entry(last: AuditEntry | None, *, t_ms: int, kind: str, nonce: bytes, p
 
 
 def payload_digest(nonce: bytes, payload: bytes) -> str:
-    """SHA-256 over nonce and payload: without the nonce, a digest says nothing about an erased payload."""
-    return hashlib.sha256(nonce + payload).hexdigest()
+    """SHA-256 over nonce and stored payload: without the nonce, a digest says nothing about an erased payload.
+
+    A sealed payload, whose nonce is longer, has a prefix of its own: no byte can move between nonce and payload.
+    """
+    return hashlib.sha256((b"" if len(nonce) == NONCE_BYTES else _SEALED) + nonce + payload).hexdigest()
 
 
 def sign_checkpoint(entry: AuditEntry, *, t_ms: int, key: Ed25519PrivateKey, signer: str) -> Checkpoint:
@@ -108,9 +114,19 @@ def is_own_hash(entry: AuditEntry) -> bool:
     return is_entry(entry) and entry.hash == hash_at(entry, entry.seq)
 
 
-def erasure_payload(seq: int, reason: str) -> bytes:
-    """The payload of the entry that records an erasure."""
-    return canonical_json({"reason": reason, "seq": seq})
+def erasure_payload(
+    reason: str, *, seq: int | None = None, stretches: Sequence[tuple[int, int]] = (), keys: Sequence[int] = ()
+) -> bytes:
+    """The payload of the entry that records an erasure.
+
+    Args:
+        reason: Why.
+        seq: The one entry whose payload is gone, or None.
+        stretches: First and last of each run of entries whose payloads are gone.
+        keys: Data keys that are gone, and with them what they sealed.
+    """
+    gone = {"seq": seq, "stretches": list(map(list, stretches)), "keys": list(keys)}
+    return canonical_json({"reason": reason, **{name: item for name, item in gone.items() if item not in (None, [])}})
 
 
 def _is_checkpoint(checkpoint: Checkpoint) -> bool:
@@ -129,11 +145,29 @@ def hash_at(entry: AuditEntry, seq: int) -> str:
     return entry_hash(seq=seq, t_ms=entry.t_ms, kind=entry.kind, payload_digest=entry.payload_digest, prev=entry.prev)
 
 
-def erased_seq(payload: bytes) -> int | None:
-    """Whose payload an erasure entry says it erased; None when it does not say."""
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure entry says is gone: payloads by number (first and last of each stretch), and data keys."""
+
+    stretches: tuple[tuple[int, int], ...] = ()
+    keys: tuple[int, ...] = ()
+
+
+def read_erasure(payload: bytes) -> Erased | None:
+    """What an erasure entry says it erased; None when it does not say."""
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError):
         return None
-    seq = value.get("seq") if isinstance(value, dict) else None
-    return seq if type(seq) is int else None
+    if not isinstance(value, dict):
+        return None
+    seq, keys, stretches = value.get("seq"), value.get("keys", []), value.get("stretches", [])
+    if type(seq) is int:
+        return Erased(((seq, seq),))
+    is_right = isinstance(keys, list) and isinstance(stretches, list) and all(type(key) is int for key in keys)
+    if not is_right or not (keys or stretches):
+        return None
+    for item in stretches:
+        if not (isinstance(item, list) and len(item) == 2 and all(type(at) is int for at in item)):
+            return None
+    return Erased(tuple((first, last) for first, last in stretches), tuple(keys))

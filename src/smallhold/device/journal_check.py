@@ -5,7 +5,7 @@ Pure functions of rows that somebody else read, so that the database and its exp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,13 +16,14 @@ from smallhold.device.journal_chain import (
     ERASURE,
     FIRST_PREV,
     Checkpoint,
-    erased_seq,
     hash_at,
     is_entry,
     is_own_hash,
     is_signed_by,
     payload_digest,
+    read_erasure,
 )
+from smallhold.device.journal_seal import NONCE_BYTES, sealing_key
 from smallhold.errors import JournalError
 from smallhold.records import AuditEntry
 
@@ -35,15 +36,26 @@ class Row:
 
     Attributes:
         entry: The entry; its members may have any type that storage can hold.
-        nonce: 16 bytes, or None when the payload was erased.
-        payload: The payload, or None when it was erased.
+        nonce: 16 bytes, 6 more that name the data key of a sealed payload, or None when the payload was erased.
+        payload: The payload as it is stored, or None when it was erased.
         checkpoint: The checkpoint with this entry's seq, or None.
+        is_withheld: An export does not show the payload, which is there.
     """
 
     entry: AuditEntry
     nonce: bytes | None
     payload: bytes | None
     checkpoint: Checkpoint | None
+    is_withheld: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What somebody outside knows of one entry; `who` in words, for example `the outside checkpoint`."""
+
+    seq: int
+    hash: str
+    who: str
 
 
 class ProblemKind(StrEnum):
@@ -86,8 +98,9 @@ class VerifyReport:
         erased: Payloads that were erased and whose erasure is itself an entry.
         checkpoints: Checkpoints whose signature and hash are right.
         checkpoint: The last of them: keep it outside. Entries after it are chained but not signed yet.
-        is_compared_outside: An outside checkpoint was given and holds.
+        is_compared_outside: An outside checkpoint or a witness's statement was given and holds.
         problem: The first problem, or None when the journal is intact.
+        withheld: Payloads that an export does not show.
     """
 
     entries: int
@@ -96,6 +109,7 @@ class VerifyReport:
     checkpoint: Checkpoint | None
     is_compared_outside: bool
     problem: Problem | None
+    withheld: int = 0
 
     @property
     def is_intact(self) -> bool:
@@ -109,6 +123,9 @@ def check_chain(
     public_key: Ed25519PublicKey,
     outside: Checkpoint | None = None,
     expected_entries: int = 0,
+    keys: Collection[int] | None = None,
+    since: Checkpoint | None = None,
+    marks: Sequence[Mark] = (),
 ) -> VerifyReport:
     """Recompute everything and find the first problem.
 
@@ -118,6 +135,9 @@ def check_chain(
         outside: A checkpoint that was kept outside, or None.
         expected_entries: How many entries there must be at least, as storage itself says elsewhere (a payload or a
             checkpoint without an entry, or the head of an export).
+        keys: The data keys that are there, None when that is not known.
+        since: A checkpoint up to which everything was verified before; `rows` begin with its entry.
+        marks: What witnesses know, their signatures checked before.
 
     Returns:
         A report; its problem is the first that the walk meets, or else what shows at the end: a cut tail, then the
@@ -129,18 +149,21 @@ def check_chain(
             "the outside checkpoint is not signed by this device's key, so it proves nothing",
             hint="give the checkpoint and the key of the same device",
         )
-    walk = _Walk(public_key, outside)
+    known = [*marks, *([] if outside is None else [Mark(outside.seq, outside.hash, "the outside checkpoint")])]
+    walk = _Walk(public_key, sorted(known, key=lambda mark: mark.seq))
     rest = iter(rows)
-    problem = next((found for row in rest if (found := walk.step(row, rest)) is not None), None)
+    problem = None if since is None else walk.begin_after(since, next(rest, None))
+    problem = problem or next((found for row in rest if (found := walk.step(row, rest)) is not None), None)
     if problem is None:
-        problem = next(walk.problems_at_end(expected_entries), None)
+        problem = next(walk.problems_at_end(expected_entries, keys), None)
     return VerifyReport(
         entries=walk.count,
         erased=walk.erased,
         checkpoints=walk.checkpoints,
         checkpoint=walk.checkpoint,
-        is_compared_outside=outside is not None and problem is None,
+        is_compared_outside=bool(known) and problem is None,
         problem=problem,
+        withheld=walk.withheld,
     )
 
 
@@ -149,14 +172,31 @@ class _Walk:
     """What is known after `count` entries."""
 
     public_key: Ed25519PublicKey
-    outside: Checkpoint | None
+    marks: Sequence[Mark]
+    first: int = 0
     count: int = 0
     prev: str = FIRST_PREV
     before_prev: str = ""
     checkpoint: Checkpoint | None = None
     checkpoints: int = 0
     erased: int = 0
+    withheld: int = 0
     without_payload: set[int] = field(default_factory=set)
+    sealed: dict[int, tuple[int, int]] = field(default_factory=dict)  # data key -> first entry, number of payloads
+    erased_keys: dict[int, int] = field(default_factory=dict)  # data key -> the entry that says so
+
+    def begin_after(self, since: Checkpoint, row: Row | None) -> Problem | None:
+        """Take everything up to a signed checkpoint as verified, if its entry is still there."""
+        if not is_signed_by(since, self.public_key):
+            raise JournalError("the checkpoint to begin with is not signed by this device's key, so it proves nothing")
+        self.first = self.count = since.seq
+        if row is None or row.entry.seq != since.seq:
+            return Problem(ProblemKind.CUT_TAIL, since.seq, f"entry {since.seq} is not there")
+        if not is_own_hash(row.entry) or row.entry.hash != since.hash:
+            return self._rewritten(since.seq, "the checkpoint to begin with")
+        self.first = self.count = since.seq + 1
+        self.prev, self.before_prev, self.checkpoint = since.hash, row.entry.prev, since
+        return None
 
     def step(self, row: Row, rest: Iterator[Row]) -> Problem | None:
         problem = (
@@ -169,7 +209,7 @@ class _Walk:
             self.before_prev, self.prev = self.prev, row.entry.hash
         return problem
 
-    def problems_at_end(self, expected_entries: int) -> Iterator[Problem]:
+    def problems_at_end(self, expected_entries: int, keys: Collection[int] | None) -> Iterator[Problem]:
         last = self.count - 1
         if expected_entries > self.count:
             yield Problem(
@@ -177,16 +217,31 @@ class _Walk:
                 self.count,
                 f"traces of entry {expected_entries - 1} are left, but the last entry is {last}",
             )
-        if self.outside is not None and self.outside.seq > last:
-            yield Problem(
-                ProblemKind.CUT_TAIL,
-                self.count,
-                f"the outside checkpoint is of entry {self.outside.seq}, but the last entry is {last}",
-            )
+        for mark in self.marks:
+            if mark.seq > last:
+                yield Problem(
+                    ProblemKind.CUT_TAIL,
+                    self.count,
+                    f"{mark.who} is of entry {mark.seq}, but the last entry is {last}",
+                )
         for seq in sorted(self.without_payload):
             yield Problem(
                 ProblemKind.PAYLOAD_MISSING, seq, f"entry {seq} has no payload, and no entry says it was erased"
             )
+        if keys is None:
+            return
+        for key, (seq, count) in self.sealed.items():
+            if key not in keys and key not in self.erased_keys:
+                yield Problem(
+                    ProblemKind.PAYLOAD_MISSING,
+                    seq,
+                    f"the data key of {count} payloads from entry {seq} on is gone, and no entry says it was erased",
+                )
+        for key, seq in self.erased_keys.items():
+            if key in keys:
+                yield Problem(
+                    ProblemKind.PAYLOAD_RESTORED, seq, f"entry {seq} erased data key {key}, which is there again"
+                )
 
     def _chain_problem(self, entry: AuditEntry, rest: Iterator[Row]) -> Problem | None:
         here = self.count
@@ -207,8 +262,9 @@ class _Walk:
             return Problem(
                 ProblemKind.ALTERED_ENTRY, replaced, f"entry {here} does not follow entry {here - 1}: one was replaced"
             )
-        if self.outside is not None and self.outside.seq == here and self.outside.hash != entry.hash:
-            return self._rewritten(here, "the outside checkpoint")
+        for mark in self.marks:
+            if mark.seq == here and mark.hash != entry.hash:
+                return self._rewritten(here, mark.who)
         return None
 
     def _moved_or_altered(self, entry: AuditEntry, rest: Iterator[Row]) -> Problem:
@@ -227,26 +283,43 @@ class _Walk:
 
     def _payload_problem(self, row: Row) -> Problem | None:
         seq = row.entry.seq
+        if row.is_withheld and row.payload is None and row.nonce is None and row.entry.kind != ERASURE:
+            self.withheld += 1
+            return None
         if row.payload is None and row.nonce is None:
             self.without_payload.add(seq)
             return None
+        key = sealing_key(row.nonce)
         is_right = (
             type(row.nonce) is bytes
+            and (len(row.nonce) == NONCE_BYTES or key is not None)
             and type(row.payload) is bytes
             and payload_digest(row.nonce, row.payload) == row.entry.payload_digest
         )
         if not is_right or row.payload is None:
             return Problem(ProblemKind.ALTERED_PAYLOAD, seq, f"the payload of entry {seq} does not have its digest")
-        if row.entry.kind == ERASURE:
-            target = erased_seq(row.payload)
-            if target is None:
-                return Problem(ProblemKind.ALTERED_PAYLOAD, seq, f"entry {seq} does not say whose payload it erased")
-            if target not in self.without_payload:
-                return Problem(
-                    ProblemKind.PAYLOAD_RESTORED, target, f"entry {seq} erased the payload of {target}, which is there"
-                )
-            self.without_payload.discard(target)
-            self.erased += 1
+        if key is not None:
+            first, count = self.sealed.get(key, (seq, 0))
+            self.sealed[key] = (first, count + 1)
+        return self._erasure_problem(seq, row.payload) if row.entry.kind == ERASURE else None
+
+    def _erasure_problem(self, seq: int, payload: bytes) -> Problem | None:
+        erased = read_erasure(payload)
+        if erased is None or any(not 0 <= first <= last < seq for first, last in erased.stretches):
+            return Problem(ProblemKind.ALTERED_PAYLOAD, seq, f"entry {seq} does not say whose payload it erased")
+        for first, last in erased.stretches:
+            for target in range(max(first, self.first), last + 1):
+                if target not in self.without_payload:
+                    return Problem(
+                        ProblemKind.PAYLOAD_RESTORED,
+                        target,
+                        f"entry {seq} erased the payload of {target}, which is there",
+                    )
+                self.without_payload.discard(target)
+                self.erased += 1
+        for key in erased.keys:
+            self.erased_keys[key] = seq
+            self.erased += self.sealed.get(key, (0, 0))[1]
         return None
 
     def _checkpoint_problem(self, entry: AuditEntry, checkpoint: Checkpoint | None) -> Problem | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from smallhold.device.durable_file import write_durably
 from smallhold.device.journal_chain import Checkpoint
-from smallhold.device.journal_check import Problem, ProblemKind, Row, VerifyReport, check_chain
-from smallhold.device.journal_store import count_by_traces, read_last_seq, read_rows, snapshot
+from smallhold.device.journal_check import Mark, Problem, ProblemKind, Row, VerifyReport, check_chain
+from smallhold.device.journal_store import count_by_traces, read_data_keys, read_last_seq, read_rows, snapshot
 from smallhold.errors import InputError, JournalError
 from smallhold.records import AuditEntry, canonical_json
 
@@ -25,7 +26,14 @@ _EXPORT_SCHEMA = "smallhold.journal-export/1"
 _MAX_LINE_BYTES = 2**30
 
 
-def verify(path: Path, public_key: Ed25519PublicKey, outside: Checkpoint | None = None) -> VerifyReport:
+def verify(
+    path: Path,
+    public_key: Ed25519PublicKey,
+    outside: Checkpoint | None = None,
+    *,
+    since: Checkpoint | None = None,
+    marks: Sequence[Mark] = (),
+) -> VerifyReport:
     """Recompute every hash, digest and signature of a journal, also while somebody writes to it.
 
     Args:
@@ -33,6 +41,8 @@ def verify(path: Path, public_key: Ed25519PublicKey, outside: Checkpoint | None 
         public_key: The key of the device that wrote it.
         outside: A checkpoint that was kept elsewhere. Without one, a tail that was cut together with its
             checkpoints cannot be told from a journal that is shorter.
+        since: A checkpoint up to which it was verified before and which was kept outside: verify what came after.
+        marks: What witnesses stated (`journal_witness.marks_of`).
 
     Returns:
         The report, with the first problem.
@@ -42,7 +52,16 @@ def verify(path: Path, public_key: Ed25519PublicKey, outside: Checkpoint | None 
     """
     with snapshot(path) as connection:
         expected = count_by_traces(connection)
-        return check_chain(read_rows(connection), public_key=public_key, outside=outside, expected_entries=expected)
+        keys = {item.id for item in read_data_keys(connection)}
+        return check_chain(
+            read_rows(connection, 0 if since is None else since.seq),
+            public_key=public_key,
+            outside=outside,
+            expected_entries=expected,
+            keys=keys,
+            since=since,
+            marks=marks,
+        )
 
 
 def export(path: Path, out: Path) -> int:
@@ -56,16 +75,35 @@ def export(path: Path, out: Path) -> int:
     """
     with snapshot(path) as connection:
         count = read_last_seq(connection) + 1
-        head = {"schema": _EXPORT_SCHEMA, "entries": count}
-        lines = (canonical_json(value) + b"\n" for value in chain([head], map(_row_to_json, read_rows(connection))))
         try:
-            write_durably(out, lines)
+            write_durably(out, rows_to_lines(connection, read_rows(connection)))
         except OSError as error:
             raise JournalError(f"journal export {out} could not be written: {error}") from error
     return count
 
 
-def verify_export(path: Path, public_key: Ed25519PublicKey, outside: Checkpoint | None = None) -> VerifyReport:
+def rows_to_lines(connection: sqlite3.Connection, rows: Iterable[Row]) -> Iterator[bytes]:
+    """An export as lines: the head, then one for each row."""
+    head = {"schema": _EXPORT_SCHEMA, "entries": read_last_seq(connection) + 1}
+    return (canonical_json(value) + b"\n" for value in chain([head], map(_row_to_json, rows)))
+
+
+def read_export(path: Path) -> Iterator[Row]:
+    """The rows of an export; nothing is verified.
+
+    Raises:
+        JournalError: a line is not what `export` writes.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _read_lines(file, _read_head(file, path), path)
+    except OSError as error:
+        raise JournalError(f"journal export {path} cannot be read: {error}") from error
+
+
+def verify_export(
+    path: Path, public_key: Ed25519PublicKey, outside: Checkpoint | None = None, *, marks: Sequence[Mark] = ()
+) -> VerifyReport:
     """Verify what `export` wrote by the same rules as the journal itself; see `verify`.
 
     Raises:
@@ -73,21 +111,31 @@ def verify_export(path: Path, public_key: Ed25519PublicKey, outside: Checkpoint 
     """
     try:
         with path.open("rb") as file:
-            head = _parse_line(file, 1, path)
-            if head is None or head.keys() != {"schema", "entries"} or head["schema"] != _EXPORT_SCHEMA:
-                raise JournalError(f"{path} is not a journal export: expected the schema {_EXPORT_SCHEMA} in line 1")
-            expected = head["entries"]
-            if type(expected) is not int:
-                raise JournalError(f"{path} line 1: expected a number of entries, got {expected!r}")
+            expected = _read_head(file, path)
             return check_chain(
-                _read_lines(file, expected, path), public_key=public_key, outside=outside, expected_entries=expected
+                _read_lines(file, expected, path),
+                public_key=public_key,
+                outside=outside,
+                expected_entries=expected,
+                marks=marks,
             )
     except OSError as error:
         raise JournalError(f"journal export {path} cannot be read: {error}") from error
 
 
+def _read_head(file: IO[bytes], path: Path) -> int:
+    head = _parse_line(file, 1, path)
+    if head is None or head.keys() != {"schema", "entries"} or head["schema"] != _EXPORT_SCHEMA:
+        raise JournalError(f"{path} is not a journal export: expected the schema {_EXPORT_SCHEMA} in line 1")
+    expected = head["entries"]
+    if type(expected) is not int:
+        raise JournalError(f"{path} line 1: expected a number of entries, got {expected!r}")
+    return expected
+
+
 def _row_to_json(row: Row) -> dict[str, Any]:
     return {
+        **({"withheld": True} if row.is_withheld else {}),
         "entry": {name: getattr(row.entry, name) for name in AuditEntry.__slots__},
         "nonce": None if row.nonce is None else _bytes(row.nonce, row).hex(),
         "payload": None if row.payload is None else base64.b64encode(_bytes(row.payload, row)).decode(),
@@ -127,7 +175,7 @@ def _parse_line(file: IO[bytes], number: int, path: Path) -> dict[str, Any] | No
 
 
 def _row_from_json(value: dict[str, Any]) -> Row:
-    if value.keys() != {"entry", "nonce", "payload", "checkpoint"}:
+    if value.keys() - {"withheld"} != {"entry", "nonce", "payload", "checkpoint"}:
         raise ValueError(f"unknown or missing members in {sorted(value)}")
     nonce, payload = value["nonce"], value["payload"]
     row = Row(
@@ -135,6 +183,7 @@ def _row_from_json(value: dict[str, Any]) -> Row:
         nonce=None if nonce is None else bytes.fromhex(nonce),
         payload=None if payload is None else base64.b64decode(payload, validate=True),
         checkpoint=None if value["checkpoint"] is None else Checkpoint(**value["checkpoint"]),
+        is_withheld=value.get("withheld") is True,
     )
     if _row_to_json(row) != value:  # base64 and hexadecimal have spellings that decode alike
         raise ValueError("nonce or payload is not in its one canonical form")

@@ -1,21 +1,14 @@
-"""Who may give this device a bundle: ed25519 keys, DSSE envelopes, and the order in which a bundle is checked.
-
-Source: DSSE 1.0 protocol and envelope, https://github.com/secure-systems-lab/dsse. Our profile of it is stricter:
-canonical JSON, standard base64, `keyid` required and used, no other members, so that no byte can change unseen.
-"""
+"""Who may give this device a bundle: ed25519 keys, and the order in which a bundle is checked."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -28,6 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from smallhold.device.bundle_files import BundleFiles
 from smallhold.device.durable_file import write_new_file
+from smallhold.device.envelope import (
+    Signatures,
+    check_signatures,
+    key_id,
+    open_envelope,
+    pre_authentication_encoding,
+    sign_payload,
+)
 from smallhold.device.manifest import ENVELOPE_NAME, MANIFEST_NAME, Manifest, parse_time, parse_version
 from smallhold.errors import (
     BundleError,
@@ -37,8 +38,9 @@ from smallhold.errors import (
     RollbackError,
     SignatureError,
 )
-from smallhold.records import canonical_json
 from smallhold.version import __version__
+
+__all__ = ["key_id", "pre_authentication_encoding"]  # told here as well: whoever handles keys looks for them here
 
 PAYLOAD_TYPE = "application/vnd.smallhold.manifest+json"
 MAX_MANIFEST_BYTES = 8 * 2**20
@@ -97,11 +99,6 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-def key_id(public: Ed25519PublicKey) -> str:
-    """SHA-256 of the key's 32 raw bytes, in hexadecimal."""
-    return hashlib.sha256(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()
-
-
 def load_trusted_keys(directory: Path) -> dict[str, Ed25519PublicKey]:
     """Every `*.pem` of a directory by its key id; an absent directory trusts nobody.
 
@@ -112,16 +109,6 @@ def load_trusted_keys(directory: Path) -> dict[str, Ed25519PublicKey]:
     return {key_id(key): key for key in keys}
 
 
-def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """The bytes that a DSSE signature covers (PAE of the protocol).
-
-    >>> pre_authentication_encoding("t", b"{}")
-    b'DSSEv1 1 t 2 {}'
-    """
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-
-
 def sign_manifest(manifest_bytes: bytes, private_key: Ed25519PrivateKey) -> bytes:
     """The DSSE envelope of a manifest, as stored in `manifest.dsse.json`.
 
@@ -129,15 +116,7 @@ def sign_manifest(manifest_bytes: bytes, private_key: Ed25519PrivateKey) -> byte
         IntegrityError: the bytes are not a manifest; nothing else is ever signed.
     """
     Manifest.from_bytes(manifest_bytes)
-    signature = private_key.sign(pre_authentication_encoding(PAYLOAD_TYPE, manifest_bytes))
-    envelope = {
-        "payload": base64.b64encode(manifest_bytes).decode(),
-        "payloadType": PAYLOAD_TYPE,
-        "signatures": [
-            {"keyid": key_id(private_key.public_key()), "sig": base64.b64encode(signature).decode()},
-        ],
-    }
-    return canonical_json(envelope)
+    return sign_payload(manifest_bytes, PAYLOAD_TYPE, private_key)
 
 
 def verify_bundle(
@@ -174,9 +153,17 @@ def verify_bundle(
     if now.tzinfo is None:
         raise InputError(f"now: expected a time with its zone, got {now.isoformat()}")
     # (1) The envelope parses.
-    payload, signatures = _open_envelope(files)
+    payload, signatures = _open_manifest_envelope(files)
     # (2) A trusted key signed it, type included.
-    _check_signatures(payload, signatures, trusted_keys)
+    check_signatures(
+        payload,
+        PAYLOAD_TYPE,
+        signatures,
+        trusted_keys,
+        what="manifest",
+        trusted_by="this device",
+        hint="if you trust the signer, put its public key (*.pem) into the home's trust/ folder",
+    )
     # (3) What was signed is manifest.json, byte for byte.
     if files.read(MANIFEST_NAME, limit=len(payload) + 1) != payload:
         raise SignatureError(f"{MANIFEST_NAME} is not the manifest that was signed: it was altered or swapped")
@@ -206,45 +193,10 @@ def unsafe_read_manifest(files: BundleFiles) -> Manifest:
     return Manifest.from_bytes(files.read(MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
 
 
-def _open_envelope(files: BundleFiles) -> tuple[bytes, list[tuple[str, bytes]]]:
+def _open_manifest_envelope(files: BundleFiles) -> tuple[bytes, Signatures]:
     if ENVELOPE_NAME not in files.names():
         raise SignatureError(f"bundle {files.path} is unsigned: it has no {ENVELOPE_NAME}")
-    data = files.read(ENVELOPE_NAME, limit=2 * MAX_MANIFEST_BYTES)
-    try:
-        envelope = json.loads(data)
-        if canonical_json(envelope) != data:
-            raise ValueError("not in canonical form")
-        _exact_members(envelope, {"payload", "payloadType", "signatures"})
-        if envelope["payloadType"] != PAYLOAD_TYPE:
-            raise ValueError(f"payloadType: expected {PAYLOAD_TYPE}, got {envelope['payloadType']!r}")
-        payload = _strict_base64(envelope["payload"])
-        signatures: list[tuple[str, bytes]] = []
-        for item in envelope["signatures"]:
-            _exact_members(item, {"keyid", "sig"})
-            if not isinstance(item["keyid"], str):
-                raise ValueError(f"keyid: expected text, got {item['keyid']!r}")
-            signatures.append((item["keyid"], _strict_base64(item["sig"])))
-    except (ValueError, TypeError, RecursionError, InputError) as error:
-        raise SignatureError(f"{ENVELOPE_NAME} is not a signed envelope: {error}") from error
-    return payload, signatures
-
-
-def _check_signatures(
-    payload: bytes, signatures: list[tuple[str, bytes]], trusted_keys: Mapping[str, Ed25519PublicKey]
-) -> None:
-    signed = pre_authentication_encoding(PAYLOAD_TYPE, payload)
-    known = [(trusted_keys[keyid], keyid, signature) for keyid, signature in signatures if keyid in trusted_keys]
-    if not known:
-        raise SignatureError(
-            f"signed by nobody this device trusts: signed by {_short(keyid for keyid, _ in signatures)}, "
-            f"trusted are {_short(trusted_keys)}",
-            hint="if you trust the signer, put its public key (*.pem) into the home's trust/ folder",
-        )
-    for key, keyid, signature in known:
-        try:
-            key.verify(signature, signed)
-        except InvalidSignature as error:
-            raise SignatureError(f"signature by key {keyid[:16]} does not match the manifest") from error
+    return open_envelope(files.read(ENVELOPE_NAME, limit=2 * MAX_MANIFEST_BYTES), PAYLOAD_TYPE, name=ENVELOPE_NAME)
 
 
 def _check_runtime(manifest: Manifest, runtime_version: str) -> None:
@@ -299,24 +251,6 @@ def _check_files(files: BundleFiles, manifest: Manifest) -> None:
                 f"bundle file {name!r} was altered: expected SHA-256 {entry.sha256[:16]}…, "
                 f"got {digest.hexdigest()[:16]}…"
             )
-
-
-def _exact_members(value: Any, names: set[str]) -> None:
-    if not isinstance(value, dict) or value.keys() != names:
-        raise ValueError(f"expected an object with the members {sorted(names)}")
-
-
-def _strict_base64(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise TypeError("expected base64 text")
-    data = base64.b64decode(text, validate=True)
-    if base64.b64encode(data).decode() != text:  # the last character has bits that decoding ignores
-        raise ValueError("base64 is not in its one canonical form")
-    return data
-
-
-def _short(key_ids: Iterable[str]) -> str:
-    return ", ".join(ascii(keyid[:16])[1:-1] for keyid in key_ids) or "none"
 
 
 def _save_new(path: Path, data: bytes, *, mode: int) -> None:

@@ -2,7 +2,9 @@
 
 A record becomes an object whose `schema` member names its type and version, for example
 `smallhold.observation/1`. A reader refuses a schema it does not know and any member that is missing, extra or of
-the wrong type: a journal that is read years later must not be misread.
+the wrong type: a journal that is read years later must not be misread. A member that was added to a version later
+(`model.ADDED`) is written only where it says something, and may be absent: what an older program wrote reads as before,
+and what says nothing new has the bytes, and so the digest, that it always had.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -50,12 +52,24 @@ def from_json(value: dict[str, Any]) -> model.Record:
 
 
 def _plain_members(record: Any) -> dict[str, Any]:
-    return {name: _plain(getattr(record, name)) for name in _member_names(record.__class__)}
+    cls = record.__class__
+    members = {name: _plain(getattr(record, name)) for name in _member_names(cls)}
+    for name, default in _added(cls).items():
+        if getattr(record, name) == default:
+            del members[name]
+    return members
 
 
 @cache
 def _member_names(cls: Any) -> tuple[str, ...]:
     return tuple(item.name for item in fields(cls))
+
+
+@cache
+def _added(cls: Any) -> dict[str, Any]:
+    """Members that may be absent, and what they are then."""
+    listed: tuple[Field[Any], ...] = fields(cls)
+    return {item.name: item.default for item in listed if item.metadata.get(model.ADDED)}
 
 
 def _plain(value: Any) -> Any:
@@ -80,6 +94,7 @@ def _build(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object, got {type(value).__name__}")
     hints = _hints(cls)
+    value = {**_added(cls), **value}
     if value.keys() != hints.keys():
         missing, extra = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
         raise InputError(f"{where}: missing members {missing}, unknown members {extra}")

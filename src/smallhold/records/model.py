@@ -12,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+#: Marks a member that a record did not always have: an absent one reads as its default, which is not written.
+ADDED = "is_added"
+_IS_ADDED = {ADDED: True}
+
 
 class Priority(StrEnum):
     """Alarm priority of IEC 60601-1-8, table 1; `INFO` is below the standard's scale."""
@@ -195,23 +199,98 @@ class Evidence:
         observations: Identifiers of the observations shown; they exist in the journal.
         text: Value, unit and age in words.
         effect: Log-odds that the decision loses when the parameter is cleared from the newest bin.
+        value: The reading shown, in the canonical unit; None where there is none.
+        age_ms: How old it was.
     """
 
     code: str
     observations: tuple[str, ...]
     text: str
     effect: float
+    value: float | None = field(default=None, metadata=_IS_ADDED)
+    age_ms: int | None = field(default=None, metadata=_IS_ADDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionCheck:
+    """What became of a decision when its evidence was deleted, and when everything else was, on the whole record.
+
+    Attributes:
+        margin: Log-odds of the choice that an alert is about, as decided.
+        margin_without: The same without any reading of the cited parameters.
+        margin_alone: The same with the cited parameters and what is known on admission alone.
+        risk_without: Calibrated probability without them.
+        risk_alone: Calibrated probability with them alone.
+        is_necessary: Without them the margin falls.
+        is_sufficient: They alone lead to the same action.
+    """
+
+    margin: float
+    margin_without: float
+    margin_alone: float
+    risk_without: float
+    risk_alone: float
+    is_necessary: bool
+    is_sufficient: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counterfactual:
+    """The smallest change of the newest readings with which nobody would have been called; re-decided, not guessed.
+
+    Attributes:
+        codes: Parameters that change, one or two; none when no change within plausible bounds was found.
+        values: Their values, in canonical units, in the same order.
+        risk: Calibrated probability then; None for a score.
+        total: Of the score then; None for a model.
+    """
+
+    codes: tuple[str, ...]
+    values: tuple[float, ...]
+    risk: float | None = None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What the model saw, in words."""
+    """What a decision rests on, in words.
+
+    Attributes:
+        deletion: How the evidence stood up to deletion; None where it was not put to the test.
+        counterfactual: None where it was not looked for.
+    """
 
     patient: str
     t_ms: int
     text: str
     evidence: tuple[Evidence, ...]
+    deletion: DeletionCheck | None = field(default=None, metadata=_IS_ADDED)
+    counterfactual: Counterfactual | None = field(default=None, metadata=_IS_ADDED)
     provenance: Provenance
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the evidence passed both tests; what did not is never shown as a fact."""
+        return self.deletion is not None and self.deletion.is_necessary and self.deletion.is_sufficient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One thing that a sentence says, without language: a key of the word catalogues and what belongs into it."""
+
+    key: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a message says, without language: any catalogue makes a sentence of it (`assist.words`)."""
+
+    key: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    items: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +301,8 @@ class Proposal:
         condition: What is suspected, for example `deterioration`.
         source: `floor`, `model`, or `gate` for technical conditions.
         is_degraded: True when the model was late, unsure, invalid or down and the floor spoke alone.
+        rationale: The sentence, in the ward's language.
+        facts: What it says, without language.
     """
 
     patient: str
@@ -234,6 +315,7 @@ class Proposal:
     is_degraded: bool
     rationale: str
     evidence: tuple[Evidence, ...] = ()
+    facts: Facts | None = field(default=None, metadata=_IS_ADDED)
     provenance: Provenance
 
 
@@ -254,6 +336,8 @@ class Alert:
 
     Attributes:
         kind: `physiological` or `technical` (IEC 60601-1-8's two kinds of alarm condition).
+        message: The sentence, in the ward's language.
+        facts: What it says, without language.
     """
 
     id: str
@@ -266,6 +350,7 @@ class Alert:
     is_degraded: bool
     message: str
     state: AlertState = AlertState.ACTIVE
+    facts: Facts | None = field(default=None, metadata=_IS_ADDED)
     provenance: Provenance
 
 
