@@ -10,8 +10,11 @@ Rules, fixed and few, because this runs when everything else has failed:
 
 from __future__ import annotations
 
-from smallhold.records import Provenance, ScoreSet
+from collections.abc import Callable
+
+from smallhold.records import Counterfactual, Provenance, Score, ScoreSet
 from smallhold.sectors.hospital.news2 import Vitals, news2
+from smallhold.sectors.hospital.news2_otherwise import news2_otherwise
 
 _HOUR_MS = 3_600_000
 _AIR_FIO2 = 0.21
@@ -72,6 +75,19 @@ class FloorState:
         """All scores of the floor at `t_ms`: NEWS2."""
         score = news2(self.vitals(t_ms), is_hypercapnic=self._is_hypercapnic)
         return ScoreSet(patient=self._patient, t_ms=t_ms, scores=(score,), provenance=provenance)
+
+    def otherwise(self, t_ms: int, holds: Callable[[Score], bool]) -> Counterfactual:
+        """The smallest change of one or two vital signs with which a limit of NEWS2 would not be reached at `t_ms`.
+
+        Codes are parts of the score; `off_oxygen` stands for breathing air, and for consciousness the value is that
+        of the Glasgow Coma Scale.
+        """
+        found = news2_otherwise(self.vitals(t_ms), holds, is_hypercapnic=self._is_hypercapnic)
+        if found is None:
+            return Counterfactual(codes=(), values=())
+        codes = tuple("off_oxygen" if part == "on_oxygen" else part for part in found.changes)
+        values = tuple(15.0 if part == "is_alert" else value for part, value in found.changes.items())
+        return Counterfactual(codes=codes, values=values, total=found.score.total)
 
     def _fresh(self, code: str, oldest_ms: float) -> float | None:
         held = self._newest.get(code)

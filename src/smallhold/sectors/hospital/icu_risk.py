@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from smallhold.decide.plan import Field
 from smallhold.errors import DataError
 from smallhold.sectors.data_sets import find_data_set
-from smallhold.sectors.hospital.simulator import SimulatedWard, simulate_ward
+from smallhold.sectors.hospital.simulator import SimulatedWard
 from smallhold.sectors.hospital.stays import (
     ICU_TYPES,
     PHYSIONET_2012,
@@ -113,7 +113,7 @@ def load_stays(data_dir: Path | None = None, *, simulated: SimulatedWard | None 
         except DataError:
             if simulated is None or data_dir is not None or os.environ.get("SMALLHOLD_DATA"):
                 raise absent from None
-            return simulate_ward(simulated.num_stays, simulated.seed, simulated.hours)
+            return simulated.simulate()
     return read_physionet2012(folder)
 
 

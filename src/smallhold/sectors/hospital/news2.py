@@ -52,6 +52,7 @@ _SPO2_SCALE_2_ON_OXYGEN: _Row = ((83, 85, 87, 92, 94, 96), (3, 2, 1, 0, 1, 2, 3)
 _SYSTOLIC: _Row = ((90, 100, 110, 219), (3, 2, 1, 0, 3))
 _PULSE: _Row = ((40, 50, 90, 110, 130), (3, 1, 0, 1, 2, 3))
 _TEMPERATURE_TENTHS: _Row = ((350, 360, 380, 390), (3, 1, 0, 1, 2))
+_ROWS = {"resp_rate": _RESP_RATE, "systolic": _SYSTOLIC, "pulse": _PULSE, "temperature": _TEMPERATURE_TENTHS}
 _OXYGEN_POINTS = 2
 _NOT_ALERT_POINTS = 3
 
@@ -70,10 +71,7 @@ def news2(values: Vitals, *, is_hypercapnic: bool = False) -> Score:
     >>> news2(Vitals(resp_rate=24, spo2=95, on_oxygen=False, systolic=110, pulse=91, is_alert=True)).total
     5
     """
-    if not is_hypercapnic:
-        saturation = _SPO2_SCALE_1
-    else:
-        saturation = _SPO2_SCALE_2_ON_OXYGEN if values.on_oxygen else _SPO2_SCALE_2_ON_AIR
+    saturation = row_of("spo2", values, is_hypercapnic=is_hypercapnic)
     missing: list[str] = []
     parts = {
         "resp_rate": _points(_RESP_RATE, values.resp_rate, 1, "resp_rate", missing),
@@ -90,6 +88,21 @@ def news2(values: Vitals, *, is_hypercapnic: bool = False) -> Score:
         missing.append("is_alert")
     total = sum(parts.values())
     return Score(name=NAME, total=total, parts=parts, band=band(total, parts.values()), missing=tuple(missing))
+
+
+def row_of(part: str, values: Vitals, *, is_hypercapnic: bool = False) -> _Row:
+    """The chart's row of a part that is measured: highest value of each box but the last, in rounded steps; points.
+
+    Args:
+        part: `resp_rate`, `spo2`, `systolic`, `pulse` or `temperature` (in tenths).
+        values: On scale 2 the row of the saturation depends on oxygen.
+        is_hypercapnic: See `news2`.
+    """
+    if part != "spo2":
+        return _ROWS[part]
+    if not is_hypercapnic:
+        return _SPO2_SCALE_1
+    return _SPO2_SCALE_2_ON_OXYGEN if values.on_oxygen else _SPO2_SCALE_2_ON_AIR
 
 
 def band(total: int, points: Collection[int]) -> str:

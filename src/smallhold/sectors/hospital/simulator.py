@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from smallhold.sectors.hospital.measuring import measure
 from smallhold.sectors.hospital.parameters import PARAMETERS
 from smallhold.sectors.hospital.physiology import CONDITIONS, EPISODES, Episode, hidden_signals, intensities
 from smallhold.sectors.hospital.stays import ICU_TYPES, SIMULATED_WARD, Stay, readings, sift
+from smallhold.sectors.splits import Split, split_of
 
 FloatArray = NDArray[np.float64]
 
@@ -35,11 +37,29 @@ class SimulatedWard:
         num_stays: Number of patients.
         seed: Another seed gives other patients.
         hours: Length of every stay.
+        split: Only the stays of one part of the split; simulating the others would cost time.
+        most: At most so many of them, the first ones; None for all.
     """
 
     num_stays: int = 3_000
     seed: int = 0
     hours: int = 48
+    split: Split | Literal["all"] = "all"
+    most: int | None = None
+
+    def simulate(self) -> list[Stay]:
+        """The stays; see `simulate_ward`.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        _check(self.num_stays, self.seed, self.hours)
+        wanted = (
+            index
+            for index in range(self.num_stays)
+            if self.split == "all" or split_of(SIMULATED_WARD, _record_id(self.seed, index)) == self.split
+        )
+        return [_simulate_stay(self.seed, index, self.hours) for index in islice(wanted, self.most)]
 
 
 # By unit type, in the order of ICU_TYPES.
@@ -88,12 +108,19 @@ def simulate_ward(num_stays: int, seed: int, hours: int = 48) -> list[Stay]:
     Raises:
         InputError: a number is out of range.
     """
+    return SimulatedWard(num_stays, seed, hours).simulate()
+
+
+def _check(num_stays: int, seed: int, hours: int) -> None:
     if num_stays < 1 or hours < 1 or seed < 0:
         raise InputError(
             "simulated ward: expected num_stays >= 1, hours >= 1 and seed >= 0, "
             f"got num_stays {num_stays}, hours {hours}, seed {seed}"
         )
-    return [_simulate_stay(seed, index, hours) for index in range(num_stays)]
+
+
+def _record_id(seed: int, index: int) -> str:
+    return f"sim-{seed}-{index:05d}"
 
 
 def _simulate_stay(seed: int, index: int, hours: int) -> Stay:
@@ -105,7 +132,7 @@ def _simulate_stay(seed: int, index: int, hours: int) -> Stay:
     minute, code, value = measure(rng, signals, intensity, ICU_TYPES[patient.icu_type], patient.height_cm, hours)
     accepted_minute, accepted_code, accepted_value, refused = sift(minute, code, value)
     return Stay(
-        record_id=f"sim-{seed}-{index:05d}",
+        record_id=_record_id(seed, index),
         age=patient.age,
         sex=patient.sex,
         height_cm=patient.height_cm if rng.random() < 0.52 else None,
