@@ -14,6 +14,7 @@ The stable prefix and every closed bin stay in the key-value cache; a decision r
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, plan_field, validate_answer
+from smallhold.decide.deletion import Trial
+from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, calibrate_logits, plan_field, validate_answer
 from smallhold.decide.signal import SignalState
 from smallhold.decide.signal_encoder import SignalEncoder
 from smallhold.decide.task import Task, choice_token
@@ -285,10 +287,17 @@ class TaskSession:
         self._local = local
         self._signal = SignalState(local.task.signal)
         self._channels: list[FloatArray] = []
+        # Every reading, 12 bytes each: which bin, which parameter, what value; for asking what another one would do.
+        self._read_bins, self._read_codes, self._read_values = array("H"), array("H"), array("d")
         self._pending: FloatArray | None = None
         self._trunk: Session = local.bundle.backend.session()
         self._trunk.append(local.encoder.prefix(static))
         self.static = static
+
+    @property
+    def task(self) -> Task:
+        """What is asked."""
+        return self._local.task
 
     @property
     def bins(self) -> int:
@@ -298,7 +307,8 @@ class TaskSession:
     @property
     def state_bytes(self) -> int:
         """Memory of this session that grows with the number of patients: cache, summaries and kept bins."""
-        return self._trunk.kv_bytes + self._signal.num_bytes + sum(c.nbytes for c in self._channels)
+        kept = 12 * len(self._read_values)
+        return self._trunk.kv_bytes + self._signal.num_bytes + sum(c.nbytes for c in self._channels) + kept
 
     def observe(self, code: str, value: float) -> None:
         """Add one reading, already in the canonical unit, to the open bin.
@@ -307,6 +317,9 @@ class TaskSession:
             InputError: unknown parameter or a value that is not finite.
         """
         self._signal.observe(code, value)
+        self._read_bins.append(self._signal.bins_closed)
+        self._read_codes.append(self._local.task.signal.parameters.index(code))
+        self._read_values.append(value)
 
     def close_bin(self) -> None:
         """End the bin: append its signal token.
@@ -356,14 +369,9 @@ class TaskSession:
             RecipeError: the task has no such field.
         """
         local = self._local
-        local.task.field(field)  # refuses an unknown one
-        if not self.bins:
-            raise DecisionError(f"task {local.task.name}: close a bin before asking for effects")
+        whole = self.trial(field).margin
         last = self._channels[-1]
-        if local.plans[field].forced:
-            raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
         rows = local.plans[field].deciding
-        whole = self._margin(field, self._trunk.score([], [-1], rows)[0])
         per = len(last) // len(local.task.signal.parameters)
         measured = [i for i in range(len(local.task.signal.parameters)) if last[(i + 1) * per - 1] > 0]
         without = np.repeat(last[None], len(measured), axis=0)
@@ -378,6 +386,39 @@ class TaskSession:
             logits = trial.score(tokens[row : row + 1], [0], rows)[0]
             found[local.task.signal.parameters[i]] = whole - self._margin(field, logits)
         return found
+
+    def readings(self, code: str) -> list[tuple[int, float]]:
+        """(bin, value) of every reading of a parameter in the closed bins, in order of arrival."""
+        i = self._local.task.signal.parameters.index(code)
+        rows = zip(self._read_bins, self._read_codes, self._read_values, strict=True)
+        return [(at, value) for at, parameter, value in rows if parameter == i and at < self.bins]
+
+    def trial(self, field: str, channels: FloatArray | None = None, *, first: int = 0) -> Trial:
+        """The answer to this record, or to another one of a patient with the same static features; changes nothing.
+
+        Args:
+            field: Of the task.
+            channels: (T, C) with T of 1 and more; None for the bins closed so far.
+            first: Bins before it are those of this record, and are not computed again.
+
+        Raises:
+            DecisionError: no bin was closed yet, or the field's choices have a common beginning.
+            RecipeError: the task has no such field.
+        """
+        local = self._local
+        asked, plan = local.task.field(field), local.plans[field]
+        if plan.forced:
+            raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
+        if not self.bins:
+            raise DecisionError(f"task {local.task.name}: close a bin before asking for effects")
+        if channels is None:
+            logits = self._trunk.score([], [-1], plan.deciding)[0]
+        else:
+            trial = self._trunk.fork()
+            trial.rewind(1 + first)
+            logits = trial.score(local.encoder.bins(channels[first:]), [len(channels) - first - 1], plan.deciding)[0]
+        probability = calibrate_logits(asked, logits)[asked.choices.index(asked.positive)]
+        return Trial(self._margin(field, logits), float(probability))
 
     def channels(self) -> FloatArray:
         """(T, C) of the bins closed so far: what the model saw."""
