@@ -99,6 +99,31 @@ def budget_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def worth_table(name: str, found: dict[str, Any]) -> str:
+    """What a federation is worth: means over seeds, by site and over sites, and differences from each site alone."""
+    mean = found["mean"]
+    models = [key for key, value in mean.items() if isinstance(value, dict) and not key.endswith("minus_local")]
+    order = ("local", "federated", "personalised", "pooled", "trees", "commonest")
+    models.sort(key=lambda key: (order.index(key) if key in order else len(order), key))
+    lines = [
+        f"## Federation: {name}",
+        "",
+        f"{_METRICS[found['metric']]} on {found['data_set']}, {found['split']} rows, means over {len(found['seeds'])} "
+        f"seeds; local is each site alone. DP of a record at delta {found['delta']:g}. Differences: 95 % bootstrap "
+        "interval over rows, its ends' means over the seeds.",
+        "",
+        f"| site | rows | {' | '.join(models)} | federated less local | personalised less local |",
+        "|" + " --- |" * (4 + len(models)),
+    ]
+    counted = [row for row in found["rows"] if row["site"] != "all"]
+    for row in [*counted, {"site": f"mean over {len(mean['sites'])} sites", "n": "", **mean}]:
+        cells = [short(row[key]["value"]) if key in row else "too few" for key in models]
+        gains = [signed(row[key]) if key in row else "" for key in ("minus_local", "personalised_minus_local")]
+        lines.append(f"| {row['site']} | {row['n']} | {' | '.join([*cells, *gains])} |")
+    noise = ", ".join(f"{kind}: {size:g}" for kind, size in found["noise_multiplier"].items())
+    return "\n".join([*lines, *(["", f"Noise multipliers: {noise}."] if noise else [])]) + "\n"
+
+
 def shift_lines(result: dict[str, Any]) -> list[str]:
     """Prediction sets with nobody held out of calibration, then with one kind of unit after another; if measured."""
     shift = result.get("shift")

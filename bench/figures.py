@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from figure_tables import base_table, both, budget_table, short, student_table, task_table
+from figure_tables import base_table, both, budget_table, short, student_table, task_table, worth_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -154,6 +154,9 @@ def tables() -> str:
     ]
     if _is_there("budgets"):
         parts.append(budget_table(json.loads((FIGURES / "budgets.json").read_text())))
+    if _is_there("federate-worth"):
+        worth = json.loads((FIGURES / "federate-worth.json").read_text())
+        parts += [worth_table(name, found) for name, found in worth.items()]
     return "\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -104,7 +105,11 @@ def test_every_published_figure_is_the_measured_one() -> None:
     )
     assert done.returncode == 0, done.stdout
     measured = {path.stem for path in (ROOT / "docs" / "figures").glob("*.json")}
-    assert {name for name in measured if not name.startswith(("ablation-", "students-", "budgets"))} == {
+    assert {
+        name
+        for name in measured
+        if not name.startswith(("ablation-", "students-", "budgets", "specialists", "explanations", "federate-worth"))
+    } == {
         "base",
         *(task for tasks in BUNDLES.values() for task in tasks),
     }
@@ -116,3 +121,12 @@ def test_the_figures_belong_to_the_bundles_that_are_there() -> None:
         for task in tasks:
             measured = json.loads((ROOT / "docs" / "figures" / f"{task}.json").read_text())
             assert measured["bundle"]["digest"] == digest, f"{task}: run make figures"
+
+
+def test_the_guide_of_the_specialists_says_what_was_measured() -> None:
+    spec = importlib.util.spec_from_file_location("bench_specialists", ROOT / "bench" / "specialists.py")
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    text = bench.GUIDE.read_text()
+    assert bench.page(text, json.loads(bench.FIGURES.read_text())) == text

@@ -213,9 +213,10 @@ def test_a_client_that_leaves_a_whole_answer_stops_it_too(server):
 
 def test_many_clients_at_once_all_get_their_own_answer(server):
     client = server.client()
+    prompts = ("The heart ", "A fever of", "Le malade", "Chest pain", "She said ", "Blood ", "1812", "Treatment:")
 
     def ask(i: int) -> str:
-        asked = {"model": "hospital", "prompt": f"Number {i}", "max_tokens": 6, "temperature": 0}
+        asked = {"model": "hospital", "prompt": prompts[i], "max_tokens": 6, "temperature": 0}
         return client.completions.create(**asked).choices[0].text
 
     with ThreadPoolExecutor(8) as pool:

@@ -13,9 +13,10 @@ import openai
 import pytest
 
 from smallhold.cli.main import main
+from smallhold.device.listen import is_loopback, listen
 from smallhold.errors import InputError
-from smallhold.serve.guard import host_name, is_loopback
-from smallhold.serve.server import ServerOptions, listen, read_api_key
+from smallhold.serve.guard import host_name
+from smallhold.serve.server import ServerOptions, read_api_key
 
 from .running import GOLDEN, GOLDEN_KEYS, HOSPITAL, HOSPITAL_KEYS, LONG, LONGEST_SECONDS, start
 
@@ -81,9 +82,9 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_makes_room(running):
 
 
 def test_a_late_answer_is_504_and_a_late_stream_ends_with_an_error(running):
-    server = running("--timeout-seconds", 0.4)
+    server = running("--timeout-seconds", 0.1)
     client = server.client()
-    with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.4 seconds") as caught:
+    with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.1 seconds") as caught:
         client.completions.create(**LONG)
     assert (caught.value.status_code, caught.value.code) == (504, "timeout")
     with pytest.raises(openai.APIError, match="no answer within"):
@@ -113,7 +114,7 @@ def test_sigterm_lets_a_request_end_and_then_the_process_with_0(running):
 
 
 def test_sigterm_has_a_deadline(running):
-    server = running("--shutdown-seconds", 1)
+    server = running("--shutdown-seconds", 0.05)
     stream = iter(server.client().completions.create(**LONG, stream=True))
     next(stream)
     begun = time.monotonic()

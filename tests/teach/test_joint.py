@@ -255,3 +255,20 @@ def test_the_bundle_answers_by_both_doors_and_words_are_the_same_card_by_card(wa
         door.logits(bundle.backend.session(), stay.minute, stay.code, stay.value, static, (7,))
     with pytest.raises(DecisionError, match="close a card"):
         local.word_session(static).decide()
+
+
+def test_the_weights_of_a_bundle_stand_in_for_the_training(ward, ward_bundle, base, data, tmp_path):
+    run, trained = ward
+    recipe = parse_toml(JointRecipe, WARD_RECIPE.replace("BASE", str(base)), where="test")
+    bundle = open_bundle(ward_bundle, unsafe_skip_verification=True)
+    summary = run_joint(recipe, data, tmp_path / "run", progress=silent, threads=1, shipped=bundle)
+    assert summary.steps == trained.steps and summary.loss == []
+    taken, twin = load_signal_model(tmp_path / "run/checkpoint"), load_signal_model(run / "quantized")
+    assert all(torch.equal(a, b) for a, b in zip(taken.parameters(), twin.parameters(), strict=True))
+    assert (tmp_path / "run/tasks/icu-risk.json").read_bytes() == (run / "tasks/icu-risk.json").read_bytes()
+    with pytest.raises(DataError, match="another recipe"):  # not trained on as if it were the recipe's own run
+        run_joint(recipe, data, tmp_path / "run", progress=silent, threads=1)
+    write_simulated_sector("shop", tmp_path / "shop", seed=0)
+    other = replace(read_joint_recipe(tmp_path / "shop" / "recipe.toml"), sector=str(tmp_path / "shop"), base=str(base))
+    with pytest.raises(DataError, match="another vocabulary than the recipe"):
+        run_joint(other, tmp_path / "shop" / "data", tmp_path / "other", progress=silent, threads=1, shipped=bundle)

@@ -9,6 +9,7 @@ from smallhold.teach.joint_recipe import JointRecipe, is_joint, read_joint_recip
 from smallhold.teach.pretrain_recipe import read_pretrain_recipe
 from smallhold.teach.recipe import parse_recipe, read_recipe, recipe_of_run
 from smallhold.teach.recipe_file import parse_toml, shipped_recipes
+from smallhold.teach.specialist_recipe import is_specialists, read_specialist_recipe
 
 SMALLEST = '[task]\nsector = "hospital"\nname = "icu-risk"\n[bundle]\nname = "x"\n'
 
@@ -34,11 +35,13 @@ def test_every_shipped_recipe_is_of_one_kind_and_parses():
         "base-languages": read_pretrain_recipe,
         "hospital": read_joint_recipe,
         "finance": read_joint_recipe,
+        "specialists": read_specialist_recipe,
     }
     readers |= {"label-support-intent": read_label_recipe, "hospital-small": read_shrink_recipe}
     for name in shipped_recipes():
         readers.get(name, read_recipe)(name)
         assert is_joint(name) == (readers.get(name) is read_joint_recipe)
+        assert is_specialists(name) == (readers.get(name) is read_specialist_recipe)
 
 
 def listed(config):

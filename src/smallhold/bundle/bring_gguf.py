@@ -57,6 +57,24 @@ def read_gguf_source(path: Path) -> Source:
     )
 
 
+def read_gguf_trunk(path: Path, data: bytes) -> tuple[TrunkConfig, dict[str, NDArray[np.float32]]]:
+    """Shape and parameters of a file of ours, by our names; what is quantized is what runtimes compute with.
+
+    Args:
+        path: For messages.
+        data: The file.
+
+    Raises:
+        DataError: see `read_gguf_source`.
+    """
+    try:
+        gguf = read_gguf(data)
+    except BackendError as error:
+        raise DataError(f"{path}: {error}", hint=error.hint) from error
+    config = _config(path, gguf)
+    return config, _trunk(path, gguf, config)
+
+
 def _config(path: Path, gguf: GgufFile) -> TrunkConfig:
     meta, tensors = gguf.metadata, gguf.tensors
     try:

@@ -101,10 +101,13 @@ class ShrinkPlan:
 
     def lines(self) -> list[str]:
         """In words."""
+        time = "time unknown: the teacher's was not taken"
+        if self.seconds:
+            time = f"about {self.seconds / 60:.0f} minutes on a machine like the teacher's"
         return [
             f"{self.teacher_parameters:,} parameters to {self.parameters:,}",
             f"a bundle of about {self.bundle_bytes / 1e6:.2f} MB",
-            f"{self.steps:,} steps, about {self.seconds / 60:.0f} minutes on a machine like the teacher's",
+            f"{self.steps:,} steps, {time}",
             f"about {self.memory_bytes / 1e6:,.0f} MB for weights, gradients and optimizer, beside the data",
         ]
 

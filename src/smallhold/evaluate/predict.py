@@ -96,9 +96,9 @@ def predict_all(
         static = np.stack([static_features(stay) for stay in part])
         hourly["shipped"][rows] = shipped_margins(local, channels, static, hours)
         if trees:
-            hourly["trees"][rows] = _tree_logits(trees, channels, static, hours)
+            hourly["trees"][rows] = tree_logits(trees, channels, static, hours)
         if teacher:
-            numbers["teacher"][rows] = _tree_logits(teacher, channels, static, horizons)
+            numbers["teacher"][rows] = tree_logits(teacher, channels, static, horizons)
         if student is not None:
             numbers["fp32"][rows] = student(channels, static)
         if "words" in numbers:
@@ -196,9 +196,10 @@ def nearest_hour(hours: Sequence[int], hour: int) -> int:
     return min(hours, key=lambda candidate: (abs(candidate - hour), candidate))
 
 
-def _tree_logits(
+def tree_logits(
     trees: Trees, channels: NDArray[np.float32], static: NDArray[np.float32], hours: Sequence[int]
 ) -> NDArray[np.float64]:
+    """(B, len(hours)) log-odds of channels (B, T, C); between its hours an ensemble answers for the hours around it."""
     columns = [
         trees.logit(np.concatenate([channels[:, h - 1], static], axis=1), nearest_hour(trees.hours.tolist(), h))
         for h in hours

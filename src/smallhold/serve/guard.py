@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import time
 from collections.abc import Collection
 
@@ -17,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from smallhold.device.listen import is_loopback
 from smallhold.serve.metrics import Metrics
 from smallhold.serve.request_error import RequestError
 
@@ -91,20 +91,6 @@ class Guard:
             raise RequestError(
                 "Authorization: expected 'Bearer' and this server's API key", status=401, code="invalid_api_key"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine and no other can reach it by that name.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0"), is_loopback("example.org")
-    (True, True, False, False)
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def host_name(header: str) -> str:

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from smallhold.device.listen import is_loopback, listen
 from smallhold.errors import InputError
 from smallhold.serve.app import Interface, build_app
-from smallhold.serve.guard import is_loopback
 from smallhold.serve.service import Service
 from smallhold.serve.worker import Worker
 
@@ -101,27 +101,6 @@ def read_api_key(path: Path | None) -> str | None:
             hint="python3 -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
     return key
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections from now on.
-
-    Raises:
-        InputError: the address does not exist here, or is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        # A port that a killed server held is free at once.
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(128)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}",
-            hint="another program may use the port: --port 0 takes a free one",
-        ) from error
-    return found
 
 
 def serve(service: Service, options: ServerOptions, announce: Callable[[str], None]) -> bool:

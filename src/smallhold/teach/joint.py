@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from smallhold.decide.local import LocalBundle
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import SignalSpec
 from smallhold.decide.task import BOS, Task, TextDoor, choice_token, marker_of
@@ -32,7 +33,7 @@ from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError, SmallholdError
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint, save_checkpoint
-from smallhold.learn.loop import train
+from smallhold.learn.loop import LoopResult, train
 from smallhold.learn.model import SignalModel, TrunkConfig
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
@@ -47,6 +48,7 @@ from smallhold.teach.model_teacher import ModelTeacher
 from smallhold.teach.ngrams import fit_ngrams
 from smallhold.teach.pretrain import NO_SIGNAL
 from smallhold.teach.pretrain_recipe import CONTEXT_LENGTH
+from smallhold.teach.shipped_model import take_shipped
 from smallhold.teach.signal_task import make_task, signal_data, signal_inputs, teach_by_trees
 from smallhold.teach.signal_training import SignalLoss
 from smallhold.teach.train import claim_folder, digest_stays, library_versions, read_record, supports_bf16
@@ -69,9 +71,9 @@ class JointSummary:
         tasks: Names of the tasks, signal tasks first.
         parameters: Parameters of trunk and signal encoder.
         steps: Steps of each kind of lesson.
-        loss: (step, loss) pairs; lessons of all kinds together.
+        loss: (step, loss) pairs; lessons of all kinds together; none where the weights are a bundle's.
         teacher_seconds: Wall time of the trees.
-        training_seconds: Wall time of the training, over all slices.
+        training_seconds: Wall time of the training, over all slices; 0 where the weights are a bundle's.
         threads: Threads of torch.
         versions: Versions of the libraries that shape the result.
     """
@@ -101,6 +103,7 @@ def run_joint(
     threads: int = 2,
     teacher: ModelTeacher | None = None,
     during: Callable[[SignalModel], AbstractContextManager[None]] | None = None,
+    shipped: LocalBundle | None = None,
 ) -> JointSummary:
     """Carry out a recipe; continues what an earlier call left.
 
@@ -112,10 +115,13 @@ def run_joint(
         threads: Threads of torch.
         teacher: A larger model whose answers are mixed into every target.
         during: What holds while the model learns, for example that its weights are read as they will be rounded.
+        shipped: A bundle that this recipe made: its weights in place of the hours of training. Trees and n-grams are
+            fitted again.
 
     Raises:
         RecipeError: the recipe names a task that is not there.
-        DataError: a data set or the base is missing, the folder holds another run, or the teacher lacks a task.
+        DataError: a data set or the base is missing, the folder holds another run, the teacher lacks a task, or the
+            bundle has another vocabulary or other shapes than the recipe.
         InterruptedRun: stopped on request.
     """
     torch.set_num_threads(threads)
@@ -145,10 +151,14 @@ def run_joint(
         identity["labels"] = labels
     if teacher is not None:
         identity["teacher"] = teacher.digest
+    if shipped is not None:
+        identity["weights"] = shipped.manifest.base_digest
     claim_folder(run, identity)
     progress("reading the data", 1, 1)
 
     model, tokenizer = _extended_base(recipe, base, [item.task for item in texts])
+    if shipped is not None:
+        take_shipped(model, tokenizer, shipped)
     tasks: list[Task] = []
     lessons: dict[str, Lesson] = {}
     teacher_seconds = 0.0
@@ -163,16 +173,18 @@ def run_joint(
         if text_choice.epochs:
             lessons[item.task.name] = _text_lesson(recipe, item, text_choice, tokenizer, teacher)
     timetable = Timetable(list(lessons.values()), recipe.seed)
-    with nullcontext() if during is None else during(model):
-        result = train(
-            model,
-            timetable,
-            recipe.loop(timetable.steps, use_bf16=supports_bf16()),
-            run / "training" / "state.safetensors",
-            inputs_digest=sha256_hex(canonical_json(identity)),
-            progress=lambda done, total, loss: progress(f"{recipe.sector}, loss {loss:.4f}", done, total),
-            slice_seconds=60.0,
-        )
+    result = LoopResult([], 0.0, [])
+    if shipped is None:
+        with nullcontext() if during is None else during(model):
+            result = train(
+                model,
+                timetable,
+                recipe.loop(timetable.steps, use_bf16=supports_bf16()),
+                run / "training" / "state.safetensors",
+                inputs_digest=sha256_hex(canonical_json(identity)),
+                progress=lambda done, total, loss: progress(f"{recipe.sector}, loss {loss:.4f}", done, total),
+                slice_seconds=60.0,
+            )
     summary = JointSummary(
         recipe=asdict(recipe),
         recipe_digest=recipe.digest,

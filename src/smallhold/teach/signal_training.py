@@ -89,6 +89,7 @@ class SignalData:
         target: (N, T) probability: label and teacher mixed.
         synthetic: Sets of recombined patients; empty for none.
         hour_weight: (T,) weight of each hour in the loss, mean 1.
+        is_asked: (N, T) bool: hours that count, where a question is not asked of everybody at all hours; None for all.
     """
 
     channels: NDArray[np.float16]
@@ -96,6 +97,7 @@ class SignalData:
     target: FloatArray
     synthetic: tuple[SyntheticSet, ...]
     hour_weight: FloatArray
+    is_asked: NDArray[np.bool_] | None = None
 
 
 def draw_donors(
@@ -174,7 +176,10 @@ class SignalLoss:
         logits = model.choice_logits(x, torch.from_numpy(data.static[rows]), self._choices).float()
         margin = logits[..., 1] - logits[..., 0]
         loss = F.binary_cross_entropy_with_logits(margin, torch.from_numpy(target), reduction="none")
-        return (loss * self._hour_weight).mean()
+        if data.is_asked is None:
+            return (loss * self._hour_weight).mean()
+        weight = torch.from_numpy(data.is_asked[rows].astype(np.float32)) * self._hour_weight
+        return (loss * weight).sum() / weight.sum().clamp(min=1.0)
 
     def _rows(self, batch: int, *, is_synthetic: bool) -> NDArray[np.int64]:
         """Patients of a batch: each pass goes through all of them in a new order."""

@@ -117,6 +117,69 @@ def out_of_fold_logits(
     return out
 
 
+def fit_asked_trees(
+    channels: NDArray[np.floating],
+    static: FloatArray,
+    label: NDArray[np.bool_],
+    is_asked: NDArray[np.bool_],
+    config: TreeConfig,
+    seed: int,
+    progress: Progress,
+) -> Trees:
+    """`fit_trees` of a question whose answer, and whether it is asked at all, differ from hour to hour.
+
+    Args:
+        channels: As for `fit_trees`, as are the others.
+        static: See there.
+        label: (B, T) the answer at each hour.
+        is_asked: (B, T) which patients count at each hour.
+        config: See there.
+        seed: See there.
+        progress: See there.
+    """
+    jobs = []
+    for hour in config.hours:
+        asked = is_asked[:, hour - 1]
+        jobs.append((features_at(channels[asked], static[asked], hour), label[asked, hour - 1]))
+    return _to_arrays(_fit_all(jobs, config, seed, progress), config.hours)
+
+
+def out_of_fold_asked_logits(
+    channels: NDArray[np.floating],
+    static: FloatArray,
+    label: NDArray[np.bool_],
+    is_asked: NDArray[np.bool_],
+    fold: NDArray[np.int64],
+    config: TreeConfig,
+    hour: int,
+    seed: int,
+    progress: Progress,
+) -> FloatArray:
+    """`out_of_fold_logits` of such a question: patients who are not asked at the hour teach nothing and are told all.
+
+    Args:
+        channels: As for `fit_asked_trees`, as are static, label, is_asked, config, seed and progress.
+        static: See there.
+        label: See there.
+        is_asked: See there.
+        fold: (B,) as for `out_of_fold_logits`.
+        config: See there.
+        hour: The hour.
+        seed: See there.
+        progress: Called with folds done and folds in all.
+
+    Returns:
+        (B,) float32, of asked patients and of others.
+    """
+    features, asked = features_at(channels, static, hour), is_asked[:, hour - 1]
+    teaches = [(fold != part) & asked for part in range(config.folds)]
+    jobs = [(features[rows], label[rows, hour - 1]) for rows in teaches]
+    out = np.zeros(len(fold), dtype=np.float32)
+    for part, model in enumerate(_fit_all(jobs, config, seed, progress)):
+        out[fold == part] = model.decision_function(features[fold == part])
+    return out
+
+
 def interpolate_hours(logits: FloatArray, hours: tuple[int, ...], num_bins: int) -> FloatArray:
     """Log-odds at every hour, (B, T), from log-odds (B, E) at some: linear between them, constant outside."""
     at = np.arange(1, num_bins + 1)

@@ -292,7 +292,8 @@ class Client:
     async def _sleep(self, seconds: float) -> None:
         """Wait, or until nothing more is to be asked."""
         try:
-            await asyncio.wait_for(self._stopped.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
         except TimeoutError:
             return
         assert self._stop is not None  # noqa: S101
