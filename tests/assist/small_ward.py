@@ -16,7 +16,7 @@ from pathlib import Path
 from smallhold.assist import Bedside, Question, ReplayPlan, Specialist, Ward, Watchdog, load_profile, replay
 from smallhold.assist.hospital import NEWS2_RULES, RECORDED_TOLERANCES, WATCHED_MS, HospitalLimits
 from smallhold.device.journal import Journal
-from smallhold.records import Card, Evidence, Observation, Provenance, Risk
+from smallhold.records import Card, DeletionCheck, Evidence, Observation, Provenance, Risk
 from smallhold.sectors.hospital.floor import FloorState
 
 HOUR_MS = 3_600_000
@@ -81,8 +81,23 @@ class Logistic:
             Evidence(code=code, observations=(), text=f"{code} {self._closed[code]:g}", effect=logit)
             for code, logit in self.logits().items()
         )
+        margin = sum(self.logits().values())
         return Card(
-            patient=self.patient, t_ms=self._t_ms, text="what was seen", evidence=evidence, provenance=PROVENANCE
+            patient=self.patient,
+            t_ms=self._t_ms,
+            text="what was seen",
+            evidence=evidence,
+            # It reads nothing but what it cites.
+            deletion=DeletionCheck(
+                margin=margin,
+                margin_without=0.0,
+                margin_alone=margin,
+                risk_without=0.5,
+                risk_alone=1 / (1 + math.exp(-margin)),
+                is_necessary=margin > 0,
+                is_sufficient=True,
+            ),
+            provenance=PROVENANCE,
         )
 
 

@@ -105,7 +105,9 @@ def test_a_model_alert_is_explained_and_takes_its_evidence_along() -> None:
     assert raised([step]) == [("deterioration", "medium", "model", False)]
     assert step.card is not None and step.proposals[0].evidence == step.card.evidence
     because = "; ".join(item.text for item in step.card.evidence)
-    assert because and step.announced[0].message == f"72% risk after 1 h, alert threshold 60% Carried by: {because}."
+    assert because and step.announced[0].message.endswith(
+        f"alert threshold of 60%. Please review the patient. Carried by: {because}."
+    )
     assert step.window is not None
     assert all(set(item.observations) <= set(step.window.observations) for item in step.card.evidence)
     assert all(item.observations for item in step.card.evidence)
@@ -199,7 +201,7 @@ def test_a_model_that_never_answers_is_given_up_and_its_queue_dropped() -> None:
     for hour in range(1, 171):
         step = bed.close_bin(hour * HOUR_MS)
     assert step.model_error == "the model was given up" and step.is_degraded
-    assert bed._consultation is not None and not bed._consultation._owed
+    assert bed.consultation is not None and not bed.consultation._owed
 
 
 def test_an_abstention_at_elevated_risk_calls_people_as_urgently_as_an_answer() -> None:
@@ -207,7 +209,9 @@ def test_an_abstention_at_elevated_risk_calls_people_as_urgently_as_an_answer() 
     feed(bed, reading("HR", 109, 1), reading("RespRate", 20, 1))
     step = bed.close_bin(HOUR_MS)
     assert raised([step]) == [("deterioration", "medium", "model", True)]
-    assert step.announced[0].message.startswith("The model is unsure, please look: 72% risk")
+    assert step.announced[0].message.startswith(
+        "The model is unsure, please look: Estimated risk of death in hospital 72%"
+    )
     assert step.proposals[0].has_abstained and "base-journal" in step.verdicts[0].clauses
 
 
@@ -370,3 +374,32 @@ def test_misuse_is_refused() -> None:
         make_bed("p").observe(reading(patient="q"), 0)
     with pytest.raises(InputError, match="a specialist needs a watchdog"):
         Bedside("p", make_bed("p").ward, make_bed("p")._floor, specialist=Logistic("p"))
+
+
+class Unverified(Logistic):
+    """Cites what does not stand up to deletion."""
+
+    def explain(self) -> Card:
+        card = super().explain()
+        assert card.deletion is not None
+        return replace(card, deletion=replace(card.deletion, is_sufficient=False))
+
+
+def test_evidence_that_does_not_stand_up_to_deletion_is_not_shown_as_a_fact() -> None:
+    bed = make_bed("p", Unverified("p"))
+    feed(bed, reading("HR", 109, 1), reading("RespRate", 20, 1))
+    step = bed.close_bin(HOUR_MS)
+    assert step.card is not None and step.card.evidence and not step.card.is_verified
+    assert step.proposals[0].evidence == ()
+    message = step.announced[0].message
+    assert message.endswith("What it rests on could not be verified.") and "Carried by" not in message
+    assert Step.from_payload(step.to_payload()).card == step.card
+
+
+def test_evidence_of_which_a_part_was_never_observed_was_not_verified_as_it_stands() -> None:
+    bed = make_bed("p", Logistic("p"))
+    feed(bed, reading("HR", 150, 1))  # no respiratory rate, which it cites all the same
+    step = bed.close_bin(HOUR_MS)
+    assert step.card is not None and [item.code for item in step.card.evidence] == ["HR"]
+    assert step.card.deletion is None and not step.card.is_verified
+    assert step.announced[0].message.endswith("What it rests on could not be verified.")

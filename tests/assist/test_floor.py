@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallhold.assist.alarm import Harm, Onset
-from smallhold.assist.floor import FloorRules, PartWords, ScoreRule, propose, rationale
+from smallhold.assist.floor import FloorRules, PartWords, ScoreRule, propose, score_facts
 from smallhold.assist.hospital import NEWS2_RULES
+from smallhold.assist.words import load_words
 from smallhold.errors import RecipeError
 from smallhold.records import ActionClass, Priority, Proposal, Score, ScoreSet
 from smallhold.sectors.hospital import icu_risk
@@ -61,9 +62,8 @@ def test_the_rationale_quotes_the_newest_readings_heaviest_part_first() -> None:
 
 def test_words_that_are_missing_fall_back_to_names() -> None:
     bare = FloorRules("c", {}, (), {"b": PartWords("bee", ("B",))})
-    assert rationale(bare, Score(name="s", total=3, parts={"a": 1, "b": 2}, band="", missing=("z",)), {}) == (
-        "s 3: bee (+2), a (+1); no reading of z"
-    )
+    facts = score_facts(bare, Score(name="s", total=3, parts={"a": 1, "b": 2}, band="", missing=("z",)), {})
+    assert load_words().sentence(facts) == ("s 3: bee (+2), a (+1); no reading of z")
 
 
 @given(st.lists(st.integers(0, 3), min_size=7, max_size=7))

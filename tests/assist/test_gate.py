@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallhold.assist.gate import REASONS, Gate, Tolerances, reason_id
-from smallhold.assist.hospital import HospitalLimits
+from smallhold.assist.hospital import LABORATORY_MAX_AGE_MS, HospitalLimits
 from smallhold.errors import InputError
 from smallhold.records import Observation
+from smallhold.sectors.hospital.parameters import INDEX
 
 from .small_ward import MINUTE_MS, reading
 
@@ -54,6 +55,18 @@ def test_each_reason_is_told_with_its_numbers(observation: Observation, expected
     (reason,) = reasons(observation)
     assert reason.startswith(expected)
     assert reason_id(reason) in REASONS
+
+
+def test_a_signal_may_have_a_longest_age_of_its_own() -> None:
+    tolerances = Tolerances(max_age_of_ms=LABORATORY_MAX_AGE_MS)
+    late = {"now_ms": 6 * 3_600_000}
+    assert reasons(reading("Creatinine", 1.1, unit="mg/dL"), gate=Gate(LIMITS, tolerances), **late) == []
+    assert [reason_id(r) for r in reasons(reading("HR", 80), gate=Gate(LIMITS, tolerances), **late)] == ["stale"]
+    (reason,) = reasons(reading("Creatinine", 1.1, unit="mg/dL"), now_ms=43_200_001, gate=Gate(LIMITS, tolerances))
+    assert reason == "stale: Creatinine was 43200001 ms old on arrival; allowed 43200000 ms"
+    assert LABORATORY_MAX_AGE_MS.keys() <= INDEX.keys()
+    with pytest.raises(InputError, match="max_age_of_ms of HR must not be negative, got -1"):
+        Tolerances(max_age_of_ms={"HR": -1})
 
 
 def test_a_reading_that_waited_on_this_machine_is_stale_too() -> None:

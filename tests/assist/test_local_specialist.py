@@ -67,7 +67,15 @@ def test_the_strongest_evidence_is_cited_in_words_with_its_age(flow, local, monk
     assert [(item.code, item.effect) for item in card.evidence] == [("GCS", 0.9), ("HR", 0.5), ("Na", 0.3), ("K", 0.1)]
     texts = [item.text for item in card.evidence]
     assert texts[0].endswith("7, 1 h ago") and texts[1].endswith("7 /min, 1 h ago") and texts[2] == "Na"
-    assert card.text.endswith("K (+0.10 log-odds)") and card.text.count(";") == 4
+    said = card.text.removesuffix("; not verified by deletion")
+    assert (said == card.text) == card.is_verified
+    assert said.endswith("K (+0.10 log-odds)") and said.count(";") == 4
+    assert [(item.value, item.age_ms) for item in card.evidence] == [
+        (7.0, 90 * 60_000),
+        (7.0, 110 * 60_000),
+        (None, None),
+        (None, None),
+    ]
 
 
 def test_nothing_is_asked_of_the_runtime_before_the_first_call(flow, local):

@@ -32,6 +32,9 @@ RECIPE_ERRORS = {
     "typo in a table": (BASE.replace("extends", "extend"), "unknown 'extend'; did you mean 'extends'?"),
     "missing key": ('format = 1\nname = "x"\nversion = "1"\n', "key 'note' is missing"),
     "later format": (BASE.replace("format = 1", "format = 2"), "format 2 is not supported: expected 1"),
+    "unknown source": (BASE + "refuses_sources = ['continous']\n", "'continous'; did you mean 'continuous'?"),
+    "sources is no list": (BASE + "refuses_sources = 'discrete'\n", "refuses_sources: expected a list of texts"),
+    "all sources": (BASE + "refuses_sources = ['discrete', 'continuous']\n", "can never be used"),
     "empty text": (BASE.replace('"n"', '" "'), "note must be a text that is not empty"),
     "unknown parent": (HEAD + 'extends = "base-clinicl"\n', "unknown 'base-clinicl'; did you mean 'base-clinical'?"),
     "unknown action in defaults": (BASE + '[defaults]\nA6 = "auto"\n', "action class: unknown 'A6'"),
@@ -133,8 +136,8 @@ def test_an_unsafe_profile_does_not_load(case: str, tmp_path: Path) -> None:
 
 
 def test_an_absent_profile_names_those_that_exist() -> None:
-    with pytest.raises(RecipeError, match="unknown 'uk'") as raised:
-        load_profile("uk")
+    with pytest.raises(RecipeError, match="unknown 'ukk'; did you mean 'uk'") as raised:
+        load_profile("ukk")
     assert "eu-closed-loop" in (raised.value.hint or "")
     with pytest.raises(RecipeError, match=r"nowhere\.toml does not exist"):
         load_profile("nowhere.toml")
@@ -151,6 +154,44 @@ def test_residency_that_has_nothing_in_common_is_refused(tmp_path: Path) -> None
     text = HEAD + 'extends = "eu"\n' + READ + rule("oblige", "{ action = 'A2' }", obligations="['residency=US']")
     with pytest.raises(PolicyError, match="obligations conflict: residency=EEA and residency=US"):
         load_profile(write(tmp_path, text))
+
+
+def test_a_site_that_must_erase_before_it_may_is_refused(tmp_path: Path) -> None:
+    text = (
+        HEAD + 'extends = "eu"\n' + READ + rule("oblige", "{ action = 'A2' }", obligations="['erase_within_days=90']")
+    )
+    with pytest.raises(PolicyError, match=r"retain_days=184 and erase_within_days=90: what must be kept would be era"):
+        load_profile(write(tmp_path, text))
+    longer = load_profile(write(tmp_path, text.replace("=90", "=400")))
+    assert any("erase_within_days=400" in outcome.obligations for outcome in longer.outcomes)
+
+
+def test_two_regions_that_keep_data_at_home_cannot_be_one_profile(tmp_path: Path) -> None:
+    text = HEAD + 'extends = "ru"\n' + READ + rule("oblige", "{}", obligations="['residency=CN']")
+    with pytest.raises(PolicyError, match="residency=RU and residency=CN"):
+        load_profile(write(tmp_path, text))
+
+
+def test_a_profile_may_refuse_a_kind_of_source(tmp_path: Path) -> None:
+    with pytest.raises(
+        PolicyError, match="us-cds-nondevice refuses a continuous source: got a continuous one"
+    ) as raised:
+        load_profile("us-cds-nondevice", source="continuous")
+    assert "source='discrete'" in (raised.value.hint or "")
+    with pytest.raises(PolicyError, match="was not told which source it is for"):
+        load_profile("us-cds-nondevice")
+    assert load_profile("us-cds-nondevice", source="discrete").name == "us-cds-nondevice"
+    # What a profile extends refuses for it, too.
+    site = write(tmp_path, HEAD + 'extends = "us-cds-nondevice"\n')
+    with pytest.raises(PolicyError, match="profile x refuses a continuous source"):
+        load_profile(site, source="continuous")
+    with pytest.raises(PolicyError, match="expected continuous or discrete, got 'steady'"):
+        load_profile("eu", source="steady")  # type: ignore[arg-type]
+
+
+def test_what_a_profile_refuses_is_part_of_its_digest(tmp_path: Path) -> None:
+    one = digest_layers(read_layers(write(tmp_path, BASE)))
+    assert digest_layers(read_layers(write(tmp_path, BASE + 'refuses_sources = ["continuous"]\n'))) != one
 
 
 def test_a_site_can_extend_a_region_from_its_own_file(tmp_path: Path) -> None:
@@ -188,7 +229,9 @@ def test_the_digest_follows_the_meaning_and_not_the_comments(tmp_path: Path) -> 
 
 
 def test_shipped_profiles_say_what_they_are() -> None:
-    assert shipped_profiles() == ("base-clinical", "eu", "eu-closed-loop", "us")
+    assert shipped_profiles() == (
+        *("base-clinical", "cn", "eu", "eu-closed-loop", "in", "ru", "uk", "us", "us-cds-nondevice"),
+    )
     for name in shipped_profiles():
         (*_, layer) = read_layers(name)
         assert layer.name == name

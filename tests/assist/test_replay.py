@@ -58,7 +58,7 @@ def test_events_come_in_the_documented_order() -> None:
         ],
     }
     plan = make_plan(streams=streams, num_bins=2)
-    told = [(who, t_ms // MINUTE_MS, None if o is None else o.value) for who, t_ms, o in plan.events()]
+    told = [(who, t_ms // MINUTE_MS, None if o is None else o.value) for who, t_ms, o, _ in plan.events()]
     assert told == [
         ("b", 0, 1),
         ("b", 60, 2),
@@ -75,7 +75,7 @@ def test_events_come_in_the_documented_order() -> None:
 def test_every_patient_gets_every_bin_however_few_beds_there_are() -> None:
     for beds in (1, 2, 3, 100):
         told = list(make_plan(beds=beds).events())
-        ends = [(who, t_ms) for who, t_ms, observation in told if observation is None]
+        ends = [(who, t_ms) for who, t_ms, observation, _ in told if observation is None]
         assert sorted(ends) == sorted((f"p{n}", h * HOUR_MS) for n in range(5) for h in range(1, 9))
         assert len(told) == len(list(make_plan().events()))
 

@@ -73,7 +73,9 @@ def test_traces_depend_on_run_patient_and_number() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "smallhold.step/2"}, "schema: expected 'smallhold.step/1'"),
+        ({"schema": "smallhold.step/3"}, "schema: expected 'smallhold.step/1' or 'smallhold.step/2'"),
+        ({"schema": "smallhold.step/2"}, "task"),
+        ({"task": "hypotension"}, "task: expected the schema 'smallhold.step/2'"),
         ({"extra": 1}, r"unknown members \['extra'\]"),
         ({"number": "3"}, "number: expected"),
         ({"scores": {"schema": "smallhold.score-set/1"}}, "missing members"),

@@ -3,19 +3,23 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smallhold.assist import Bedside, Change, Step, replay
 from smallhold.assist.bedside import MODEL_DRIFTED, MODEL_UNAVAILABLE
 from smallhold.assist.drift import INPUTS, DriftMonitor, DriftState
 from smallhold.assist.replay import STEP
+from smallhold.assist.ward import Admitted, live_ward
+from smallhold.decide.local import open_bundle
 from smallhold.device.journal import Journal
 from smallhold.errors import DecisionError, InputError, InterruptedRun
 from smallhold.records import Provenance, Risk
+from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.floor import FloorState
 
 from .drifting_ward import small_reference, small_signal
-from .small_ward import HOUR_MS, WATCHDOG, Logistic, make_bed, make_plan, make_ward, reading, stream
+from .small_ward import EU, HOUR_MS, WATCHDOG, Logistic, make_bed, make_plan, make_ward, reading, stream
 
 
 def monitor(run_length: float = 1e9) -> DriftMonitor:
@@ -207,3 +211,25 @@ def test_a_supervised_run_is_journalled_and_resumes(is_silent: bool, tmp_path: P
 def test_a_run_under_supervision_is_another_run() -> None:
     ids = {make_plan(supervision=words).run_id() for words in ("", "silent", "silent abc", "abc")}
     assert len(ids) == 4
+
+
+def test_a_live_ward_supervises_the_model_of_every_bed() -> None:
+    models = Path(__file__).resolve().parents[2] / "models"
+    local = open_bundle(models / "hospital", trusted_keys=models / "trusted_keys").signal_task("icu-risk")
+    static = icu_risk.static_features_from(70, "F", None, "medical")
+    settings = {"deadline_seconds": 1.0, "keep_bins": 1, "watched": {}, "max_age_h": 1.0}
+    roster = {"p": Admitted(static=static, is_simulated=True), "q": Admitted(static=None)}
+    drift = monitor(run_length=10.0)
+    make = live_ward(roster, local, EU, drift=drift, **settings)
+    bed = make("run", "p")
+    assert not bed.is_degraded
+    for _ in range(200):
+        drift.add_window(0, np.array([1.0, 1.0, 0.0, 1.0]))
+    assert bed.is_degraded  # demoted: the floor speaks alone
+    drift.acknowledge("nurse")
+    assert not bed.is_degraded
+    assert make("run", "q").is_degraded  # no model, and none on trial
+    on_trial = live_ward(roster, local, EU, is_silent=True, **settings)("run", "p")
+    assert not on_trial.is_degraded and on_trial.consultation is not None
+    with pytest.raises(InputError, match="is not on the ward's roster"):
+        make("run", "nobody")

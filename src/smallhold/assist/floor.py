@@ -6,13 +6,14 @@ IEC 60601-1-8's table makes the priority of it. The floor knows no clock, no mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from smallhold.assist.alarm import Harm, Onset, priority_of, urgency
+from smallhold.assist.words import Words, load_words
 from smallhold.errors import RecipeError
-from smallhold.records import ActionClass, Priority, Proposal, Provenance, Score, ScoreSet
+from smallhold.records import ActionClass, Counterfactual, Fact, Facts, Priority, Proposal, Provenance, Score, ScoreSet
 
 
 class FloorState(Protocol):
@@ -23,6 +24,14 @@ class FloorState(Protocol):
 
     def scores(self, t_ms: int, provenance: Provenance) -> ScoreSet:
         """All scores at `t_ms`, from the readings that are still usable."""
+
+
+@runtime_checkable
+class Contrastive(Protocol):
+    """A floor that also knows what would have made the difference."""
+
+    def otherwise(self, t_ms: int, holds: Callable[[Score], bool]) -> Counterfactual:
+        """The smallest change with which a limit would not be reached, from the tables of the score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,9 @@ class FloorRules:
 Readings = Mapping[str, tuple[float, int]]
 
 
-def propose(rules: FloorRules, scores: ScoreSet, readings: Readings, *, is_degraded: bool) -> Proposal | None:
+def propose(
+    rules: FloorRules, scores: ScoreSet, readings: Readings, *, is_degraded: bool, words: Words | None = None
+) -> Proposal | None:
     """What the floor makes of a set of scores.
 
     Args:
@@ -107,15 +118,16 @@ def propose(rules: FloorRules, scores: ScoreSet, readings: Readings, *, is_degra
         scores: The scores of this moment; their time and provenance go onto the proposal.
         readings: Quoted in the rationale, never judged.
         is_degraded: The model was late, unsure, invalid or down, and the floor speaks alone.
+        words: Of the rationale; default: English.
 
     Returns:
         An alert to a clinician (A1) with the priority of the most urgent rule that holds, None when no rule does.
     """
-    held = [(rule, score) for score in scores.scores for rule in rules.rules if rule.score == score.name]
-    held = [(rule, score) for rule, score in held if rule.holds(score)]
-    if not held:
+    held = loudest(rules, scores)
+    if held is None:
         return None
-    rule, score = max(held, key=lambda pair: urgency(pair[0].priority))
+    rule, score = held
+    facts = score_facts(rules, score, readings)
     return Proposal(
         patient=scores.patient,
         t_ms=scores.t_ms,
@@ -125,35 +137,79 @@ def propose(rules: FloorRules, scores: ScoreSet, readings: Readings, *, is_degra
         source="floor",
         has_abstained=False,
         is_degraded=is_degraded,
-        rationale=rationale(rules, score, readings),
+        rationale=(words or load_words()).sentence(facts),
+        facts=facts,
         provenance=scores.provenance,
     )
 
 
-def rationale(rules: FloorRules, score: Score, readings: Readings) -> str:
-    """The score in one line, the heaviest parts first.
+def with_otherwise(rules: FloorRules, proposal: Proposal, scores: ScoreSet, floor: FloorState) -> Proposal:
+    """The proposal with the smallest change that would have taken its score below the limit, where the floor knows it.
 
-    For example `NEWS2 8: respiratory rate 28 /min (+3), supplemental oxygen (+2); no reading of temperature`.
+    Args:
+        rules: The sector's rules.
+        proposal: Of these scores; its sentence is left as it was.
+        scores: The scores of this moment.
+        floor: Of the same moment.
+    """
+    held = loudest(rules, scores)
+    if held is None or proposal.facts is None or not isinstance(floor, Contrastive):
+        return proposal
+    rule, score = held
+    found = floor.otherwise(scores.t_ms, rule.holds)
+    items: tuple[Fact, ...]
+    if found.total is None:
+        items = (Fact(key="otherwise_none", numbers={"below": float(rule.total_at_least or score.total)}),)
+    else:
+        items = (Fact(key="otherwise", numbers={"total": float(found.total)}), *_change_facts(rules, found))
+    return replace(proposal, facts=replace(proposal.facts, items=(*proposal.facts.items, *items)))
+
+
+def _change_facts(rules: FloorRules, found: Counterfactual) -> Iterator[Fact]:
+    for code, value in zip(found.codes, found.values, strict=True):
+        words = rules.parts.get(code)
+        if words is None:  # a word of its own, such as `off_oxygen`
+            yield Fact(key="change", texts={"code": code})
+        else:
+            yield Fact(key="change", numbers={"value": value}, texts={**_names(rules, code), "unit": words.unit})
+
+
+def loudest(rules: FloorRules, scores: ScoreSet) -> tuple[ScoreRule, Score] | None:
+    """The most urgent rule that holds, the first of equals, and the score that it holds for."""
+    held = [(rule, score) for score in scores.scores for rule in rules.rules if rule.score == score.name]
+    held = [(rule, score) for rule, score in held if rule.holds(score)]
+    return max(held, key=lambda pair: urgency(pair[0].priority), default=None)
+
+
+def score_facts(rules: FloorRules, score: Score, readings: Readings) -> Facts:
+    """What a score says, the heaviest parts first, each with the newest reading behind it.
+
+    In English: `NEWS2 8: respiratory rate 28 /min (+3), supplemental oxygen (+2); no reading of temperature`.
     """
     scored = sorted(((part, points) for part, points in score.parts.items() if points), key=lambda item: -item[1])
-    text = f"{rules.titles.get(score.name, score.name)} {score.total}"
-    if scored:
-        text += ": " + ", ".join(f"{_part(rules, part, readings)} (+{points})" for part, points in scored)
-    if score.missing:
-        text += "; no reading of " + ", ".join(_title(rules, part) for part in score.missing)
-    return text
+    return Facts(
+        key="floor",
+        numbers={"total": float(score.total)},
+        texts={"score": score.name, "title": rules.titles.get(score.name, score.name)},
+        items=(
+            *(part_fact(rules, "part", part, readings, points=float(points)) for part, points in scored),
+            *(Fact(key="missing", texts=_names(rules, part)) for part in score.missing),
+        ),
+    )
 
 
-def _title(rules: FloorRules, part: str) -> str:
-    return rules.parts[part].title if part in rules.parts else part
-
-
-def _part(rules: FloorRules, part: str, readings: Readings) -> str:
-    words = rules.parts.get(part)
-    if words is None or not words.is_quoted:
-        return _title(rules, part)
-    known = [readings[code] for code in words.codes if code in readings]
-    if not known:
-        return words.title
+def part_fact(rules: FloorRules, key: str, part: str, readings: Readings, **numbers: float) -> Fact:
+    """One part of a score with the newest reading behind it, where it is quoted and there is one."""
+    texts, words = _names(rules, part), rules.parts.get(part)
+    known = [] if words is None or not words.is_quoted else [readings[c] for c in words.codes if c in readings]
+    if words is None or not known:
+        return Fact(key=key, numbers=numbers, texts=texts)
     value = max(known, key=lambda reading: reading[1])[0]
-    return f"{words.title} {value:g}{' ' if words.unit else ''}{words.unit}"
+    return Fact(key=key, numbers={"value": value, **numbers}, texts={**texts, "unit": words.unit})
+
+
+def _names(rules: FloorRules, part: str) -> dict[str, str]:
+    # A part that the catalogues know needs no title of its own.
+    if part not in rules.parts or load_words().knows(part):
+        return {"code": part}
+    return {"code": part, "title": rules.parts[part].title}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,6 +52,7 @@ class Tolerances:
         clock_back_ms: A reading may be this much older than the newest accepted one of the same signal.
         clock_future_ms: A reading may be dated this much after its arrival (device clocks drift).
         max_age_ms: A reading that arrives older than this is refused.
+        max_age_of_ms: The same for signals that have one of their own: a laboratory's result comes hours later.
         accepted_quality: What the device may say about a reading that is used.
         remembered_ids: How many of the newest identifiers are kept to recognise a resend.
     """
@@ -60,12 +62,16 @@ class Tolerances:
     max_age_ms: int = 15 * 60_000
     accepted_quality: frozenset[str] = frozenset({"good"})
     remembered_ids: int = 4_096
+    max_age_of_ms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse tolerances that cannot be met."""
         for name in ("clock_back_ms", "clock_future_ms", "max_age_ms", "remembered_ids"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for code, age_ms in self.max_age_of_ms.items():
+            if age_ms < 0:
+                raise InputError(f"max_age_of_ms of {code} must not be negative, got {age_ms}")
 
 
 @dataclass(slots=True)
@@ -133,8 +139,9 @@ def judge(
             f"clock_future: {code} measured {ahead_ms} ms after its arrival; allowed {tolerances.clock_future_ms} ms"
         )
     age_ms = max(observation.t_received_ms, now_ms) - measured_ms
-    if age_ms > tolerances.max_age_ms:
-        reasons.append(f"stale: {code} was {age_ms} ms old on arrival; allowed {tolerances.max_age_ms} ms")
+    max_age_ms = tolerances.max_age_of_ms.get(code, tolerances.max_age_ms)
+    if age_ms > max_age_ms:
+        reasons.append(f"stale: {code} was {age_ms} ms old on arrival; allowed {max_age_ms} ms")
     return (tuple(reasons), None) if reasons else ((), value)
 
 
@@ -162,7 +169,7 @@ class Gate:
         """
         reasons, value = judge(observation, now_ms, self._limits, self._tolerances, self._memory)
         if value is not None:
-            self._remember(observation, value)
+            self.recall(observation.code, value, observation.t_measured_ms, observation.id)
         result = GateResult(
             observation=observation.id,
             is_accepted=value is not None,
@@ -171,9 +178,10 @@ class Gate:
         )
         return result, value
 
-    def _remember(self, observation: Observation, value: float) -> None:
-        memory, code, measured_ms = self._memory, observation.code, observation.t_measured_ms
-        memory.ids[observation.id] = None
+    def recall(self, code: str, value: float, measured_ms: int, observation_id: str) -> None:
+        """Remember a reading, in its canonical unit, that an earlier process accepted."""
+        memory = self._memory
+        memory.ids[observation_id] = None
         if len(memory.ids) > self._tolerances.remembered_ids:
             del memory.ids[next(iter(memory.ids))]
         newest_ms = max(measured_ms, memory.newest_ms.get(code, measured_ms))

@@ -57,3 +57,12 @@ WATCHED_MS = {"HR": 4 * _HOUR_MS}
 
 #: Recorded stays have minutes for clocks and no times of arrival, so what arrives is never late.
 RECORDED_TOLERANCES = Tolerances(clock_back_ms=0, clock_future_ms=0, max_age_ms=0)
+
+#: A result of the laboratory carries the time of its sample; half a day is the longest that one is waited for.
+LABORATORY_MAX_AGE_MS = dict.fromkeys(
+    (
+        *("ALP", "ALT", "AST", "Albumin", "BUN", "Bilirubin", "Cholesterol", "Creatinine", "Glucose", "HCO3", "HCT"),
+        *("K", "Lactate", "Mg", "Na", "PaCO2", "PaO2", "Platelets", "TroponinI", "TroponinT", "WBC", "pH"),
+    ),
+    12 * _HOUR_MS,
+)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from smallhold.assist.words import Words, load_words
+from smallhold.decide.counterfactual import find_counterfactual
+from smallhold.decide.deletion import Explanation, explain
 from smallhold.decide.local import FloatArray, LocalTask, TaskSession
 from smallhold.errors import DecisionError
-from smallhold.records import Card, Evidence, Provenance, Risk
-
-_MOST_EVIDENCE = 4
-#: Log-odds below which a parameter is not worth a line.
-_LEAST_EFFECT = 0.02
+from smallhold.records import Card, Counterfactual, DeletionCheck, Evidence, Provenance, Risk
 
 
 class LocalSpecialist:
@@ -23,12 +22,19 @@ class LocalSpecialist:
         static: What is known on admission; the session opens with it at the first call, so that this too happens
             where the caller keeps its model to a deadline.
         describe: (code, value) to the reading in words, for example `heart rate 118 /min`.
+        words: In the same language; default: English.
     """
 
     def __init__(
-        self, patient: str, local: LocalTask, static: FloatArray, describe: Callable[[str, float], str]
+        self,
+        patient: str,
+        local: LocalTask,
+        static: FloatArray,
+        describe: Callable[[str, float], str],
+        words: Words | None = None,
     ) -> None:
         self._patient, self._local, self._static, self._describe = patient, local, static, describe
+        self._words = words or load_words()
         self._opened: TaskSession | None = None
         self._field = local.task.fields[0]
         self._newest: dict[str, tuple[float, int]] = {}
@@ -65,21 +71,45 @@ class LocalSpecialist:
         return self._latest
 
     def explain(self) -> Card:
-        """The parameters whose deletion lowers the risk most, newest readings in words."""
+        """The parameters that carry the risk, newest readings in words, and how they stood up to deletion."""
         risk = self._latest
         if risk is None:
             raise DecisionError("explain: nothing was decided yet")
-        effects = self._session().effects(self._field.name)
-        strongest = sorted(effects.items(), key=lambda item: -item[1])[:_MOST_EVIDENCE]
-        evidence = tuple(
-            Evidence(code=code, observations=(), text=self._text(code, risk.t_ms), effect=round(effect, 4))
-            for code, effect in strongest
-            if effect >= _LEAST_EFFECT
-        )
+        found = explain(self._session(), self._field.name)
+        evidence = tuple(self._evidence(code, effect, risk.t_ms) for code, effect in found.cited.items())
         lines = [f"{risk.field} = {self._field.positive}: {risk.probabilities[self._field.positive]:.1%}"]
         lines += [f"{item.text} ({item.effect:+.2f} log-odds)" for item in evidence]
+        if not found.is_verified:
+            lines.append("not verified by deletion")
         return Card(
-            patient=self._patient, t_ms=risk.t_ms, text="; ".join(lines), evidence=evidence, provenance=risk.provenance
+            patient=self._patient,
+            t_ms=risk.t_ms,
+            text="; ".join(lines),
+            evidence=evidence,
+            deletion=_deletion_check(found),
+            counterfactual=self._counterfactual(found),
+            provenance=risk.provenance,
+        )
+
+    def _counterfactual(self, found: Explanation) -> Counterfactual | None:
+        if not found.is_alert:
+            return None
+        otherwise = find_counterfactual(self._session(), self._field.name, found)
+        return Counterfactual(
+            codes=tuple(change.code for change in otherwise.changes),
+            values=tuple(change.value for change in otherwise.changes),
+            risk=None if otherwise.probability is None else round(otherwise.probability, 4),
+        )
+
+    def _evidence(self, code: str, effect: float, now_ms: int) -> Evidence:
+        value, t_ms = self._newest.get(code, (None, now_ms))
+        return Evidence(
+            code=code,
+            observations=(),
+            text=self._text(code, now_ms),
+            effect=round(effect, 4),
+            value=value,
+            age_ms=None if value is None else max(0, now_ms - t_ms),
         )
 
     def _session(self) -> TaskSession:
@@ -91,6 +121,18 @@ class LocalSpecialist:
         if code not in self._newest:
             return code
         value, t_ms = self._newest[code]
-        age_min = max(0, now_ms - t_ms) // 60_000
-        age = f"{age_min} min" if age_min < 60 else f"{age_min // 60} h"
-        return f"{self._describe(code, value)}, {age} ago"
+        return self._words.ago(self._describe(code, value), now_ms - t_ms)
+
+
+def _deletion_check(found: Explanation) -> DeletionCheck | None:
+    if not found.cited:
+        return None
+    return DeletionCheck(
+        margin=round(found.whole.margin, 4),
+        margin_without=round(found.without.margin, 4),
+        margin_alone=round(found.alone.margin, 4),
+        risk_without=round(found.without.probability, 4),
+        risk_alone=round(found.alone.probability, 4),
+        is_necessary=found.is_necessary,
+        is_sufficient=found.is_sufficient,
+    )

@@ -6,7 +6,8 @@ A situation is a `Context` of closed facts, so all 27,648 of them are computed w
 * A `permit` weakens it where it matches. The profile nearest to the site decides (a region before what it extends);
   within one profile the strongest of its permits wins.
 * Every `restrict` of every profile raises the effect; the maximum wins. Nothing that extends a profile can lift it.
-* Clauses and obligations of all rules that apply are united: retention takes the largest, residency the intersection.
+* Clauses and obligations of all rules that apply are united: retention takes the largest, a time limit for erasure the
+  smallest, residency the intersection. Where nothing is left, the profile is refused.
 
 `load_profile` refuses a profile that is not safe as a table; `decide` then needs no rule engine.
 """
@@ -23,9 +24,11 @@ from numpy.typing import NDArray
 from smallhold.assist.context import FACTS, WORSENINGS, Context, FactValue
 from smallhold.assist.profile import (
     OBLIGATIONS,
+    SOURCES,
     Clause,
     Layer,
     Rule,
+    Source,
     digest_layers,
     read_layers,
     split_obligation,
@@ -89,7 +92,9 @@ class Profile:
         return {clause.id: clause for layer in self.layers for clause in layer.clauses.values()}
 
 
-def load_profile(name_or_path: str | Path, *, allow_draft_permissions: bool = False) -> Profile:
+def load_profile(
+    name_or_path: str | Path, *, allow_draft_permissions: bool = False, source: Source | None = None
+) -> Profile:
     """Read, check and compile a profile.
 
     Guarantees of a profile that loads, for every situation:
@@ -103,13 +108,16 @@ def load_profile(name_or_path: str | Path, *, allow_draft_permissions: bool = Fa
     Args:
         name_or_path: A shipped name (`base-clinical`, `eu`, `us`, ...) or the path of a TOML file.
         allow_draft_permissions: Accept permits that cite only clauses which nobody has read in their source.
+        source: What the readings come from. A profile that refuses a kind of source does not load before it is told.
 
     Raises:
         RecipeError: the file is absent or an entry is unknown, missing or impossible.
-        PolicyError: a guarantee does not hold; the message names the first situation where it fails.
+        PolicyError: a guarantee does not hold; the message names the first situation where it fails. Obligations
+            exclude each other (no common residency, erasure due before retention ends). The source is refused.
     """
     layers = read_layers(name_or_path)
     name = layers[-1].name
+    _check_source(name, layers, source)
     defaults = _defaults(layers)
     drafts = _draft_permissions(layers, defaults)
     if drafts and not allow_draft_permissions:
@@ -160,7 +168,7 @@ def decide(profile: Profile, context: Context, provenance: Provenance) -> Verdic
             + _EMERGENCY[context.is_emergency]
             + _PRIORITY[context.priority]
         )
-    except KeyError as error:
+    except (KeyError, TypeError) as error:  # TypeError: a value that cannot even be looked up, such as a list
         raise PolicyError(f"a fact has a value outside its closed set: {error.args[0]!r} in {context}") from error
     outcome = profile.outcomes[profile.cells[cell]]
     return Verdict(
@@ -170,6 +178,18 @@ def decide(profile: Profile, context: Context, provenance: Provenance) -> Verdic
         obligations=outcome.obligations,
         provenance=provenance,
     )
+
+
+def _check_source(name: str, layers: tuple[Layer, ...], source: Source | None) -> None:
+    if source is not None and source not in SOURCES:
+        raise PolicyError(f"profile {name}: source: expected {' or '.join(SOURCES)}, got {source!r}")
+    refused = {item for layer in layers for item in layer.refuses_sources}
+    if refused and (source is None or source in refused):
+        got = "was not told which source it is for" if source is None else f"got a {source} one"
+        raise PolicyError(
+            f"profile {name} refuses a {' or '.join(sorted(refused))} source: {got}",
+            hint="say what it is for (source='discrete', or --source discrete), or use the profile that it extends",
+        )
 
 
 def _defaults(layers: tuple[Layer, ...]) -> dict[str, Effect]:
@@ -321,6 +341,8 @@ def _unite(name: str, rules: Iterable[Rule]) -> tuple[str, ...]:
                 united[key] = value
             elif OBLIGATIONS[key] == "largest":
                 united[key] = max(united[key], value, key=int)
+            elif OBLIGATIONS[key] == "smallest":
+                united[key] = min(united[key], value, key=int)
             elif OBLIGATIONS[key] == "intersection":
                 common = set(united[key].split(",")) & set(value.split(","))
                 if not common:
@@ -329,4 +351,9 @@ def _unite(name: str, rules: Iterable[Rule]) -> tuple[str, ...]:
                         f"(rule {rule.id!r}) have nothing in common"
                     )
                 united[key] = ",".join(sorted(common))
+    if int(united.get("retain_days", 0)) > int(united.get("erase_within_days", 10**9)):
+        raise PolicyError(
+            f"profile {name}: obligations conflict: retain_days={united['retain_days']} and "
+            f"erase_within_days={united['erase_within_days']}: what must be kept would be erased"
+        )
     return tuple(f"{key}={value}" if value else key for key, value in sorted(united.items()))

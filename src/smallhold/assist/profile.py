@@ -7,6 +7,7 @@ A profile is a TOML file::
     version = "1.0.0"
     note = "engineering encoding, to be reviewed by counsel"
     extends = "base-clinical"            # optional: a shipped profile, or a file in the same folder
+    refuses_sources = ["continuous"]     # optional: kinds of source on which the profile does not load
 
     [defaults]                           # effect per action class where no permit applies
     A0 = "auto"
@@ -40,26 +41,42 @@ from smallhold.errors import PolicyError, RecipeError
 from smallhold.records import ActionClass, Effect, canonical_json, sha256_hex
 
 RuleKind = Literal["permit", "restrict", "oblige"]
+#: `continuous`: a monitor's stream, or a model that reads a patient's course. `discrete`: readings taken one by one.
+Source = Literal["continuous", "discrete"]
+SOURCES: tuple[Source, ...] = ("continuous", "discrete")
 _KINDS: tuple[RuleKind, ...] = ("permit", "restrict", "oblige")
 _FORMAT = 1
 _SHIPPED = Path(__file__).parent / "profiles"
 
 #: Duties a rule may add. Those that take a value say how two of them combine.
-OBLIGATIONS: dict[str, Literal["flag", "largest", "intersection"]] = {
+OBLIGATIONS: dict[str, Literal["flag", "largest", "smallest", "intersection"]] = {
     "log": "flag",  # in the tamper-evident journal
     "explain": "flag",  # the basis is shown to whoever is asked
     "disclose_ai": "flag",  # the person is told that a machine speaks
     "label_ai_content": "flag",
     "stop_control": "flag",  # a person can stop it at any time
     "report_incident": "flag",
+    "report_breach": "flag",
+    "report_counts": "flag",  # counts, results and errors go to the authority
+    "deidentify": "flag",  # what leaves the site names nobody
     "record_consent": "flag",
+    "written_consent": "flag",
+    "guardian_consent": "flag",  # for a child, a parent's
     "emergency_access": "flag",  # access controls yield, and that is logged
     "check_dose_ceiling": "flag",
     "check_interactions": "flag",
     "change_control": "flag",  # a new model passes the authorised change plan before it is installed
     "human_review": "flag",  # the person concerned can have a human look again
+    "contest": "flag",  # and can contest it
+    "physician_supervises": "flag",
+    "physician_in_person": "flag",  # the treating physician confirms, in person
+    "registered_device": "flag",  # the installation's registration as a medical device is on file
+    "hazard_log": "flag",
+    "impact_assessment": "flag",
+    "discrete_readings_only": "flag",
     "minimum_necessary": "flag",
-    "retain_days": "largest",
+    "retain_days": "largest",  # at least
+    "erase_within_days": "smallest",  # at most
     "residency": "intersection",
 }
 
@@ -94,6 +111,7 @@ class Layer:
     version: str
     note: str
     extends: str | None
+    refuses_sources: tuple[Source, ...]
     defaults: Mapping[str, Effect]
     clauses: Mapping[str, Clause]
     rules: tuple[Rule, ...]
@@ -140,6 +158,8 @@ def digest_layers(layers: Iterable[Layer]) -> str:
                     "version": layer.version,
                     "note": layer.note,
                     "extends": layer.extends,
+                    # Only where it is said, so that profiles that do not say it keep their digest.
+                    **({"refuses_sources": layer.refuses_sources} if layer.refuses_sources else {}),
                     "defaults": dict(layer.defaults),
                     "clauses": {c.id: [c.source, c.summary, c.is_draft] for c in layer.clauses.values()},
                     "rules": [
@@ -177,7 +197,7 @@ def _read_layer(path: Path) -> Layer:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"profile {path.name} cannot be read: {error}") from error
     where = f"profile {path.name}"
-    allowed = ("format", "name", "version", "note", "extends", "defaults", "clauses", *_KINDS)
+    allowed = ("format", "name", "version", "note", "extends", "refuses_sources", "defaults", "clauses", *_KINDS)
     _members(where, data, required=("format", "name", "version", "note"), allowed=allowed)
     if data["format"] != _FORMAT:
         raise RecipeError(f"{where}: format {data['format']!r} is not supported: expected {_FORMAT}")
@@ -186,6 +206,7 @@ def _read_layer(path: Path) -> Layer:
         version=_text(where, data, "version"),
         note=_text(where, data, "note"),
         extends=_text(where, data, "extends") if "extends" in data else None,
+        refuses_sources=_read_sources(f"{where}: refuses_sources", data.get("refuses_sources", [])),
         defaults={
             _known(f"{where}: action class", action, tuple(ActionClass)): _effect(f"{where}: defaults.{action}", effect)
             for action, effect in _table(where, data, "defaults").items()
@@ -205,6 +226,13 @@ def _read_layer(path: Path) -> Layer:
     if repeated:
         raise RecipeError(f"{where}: rule ids used twice: {', '.join(repeated)}")
     return layer
+
+
+def _read_sources(where: str, value: Any) -> tuple[Source, ...]:
+    named = {_known(where, item, SOURCES) for item in _texts(where, value)}
+    if len(named) == len(SOURCES):
+        raise RecipeError(f"{where}: a profile that refuses every source can never be used")
+    return tuple(source for source in SOURCES if source in named)
 
 
 def _read_clause(where: str, clause: str, value: Any) -> Clause:
@@ -258,7 +286,7 @@ def _read_obligation(where: str, obligation: str) -> str:
     match OBLIGATIONS[_known(f"{where}: obligation", name, tuple(OBLIGATIONS))]:
         case "flag" if "=" in obligation:
             raise RecipeError(f"{where}: obligation {name} takes no value, got {value!r}")
-        case "largest" if not value.isdecimal():
+        case "largest" | "smallest" if not (value.isascii() and value.isdecimal()):
             raise RecipeError(f"{where}: obligation {name} takes a whole number, for example {name}=184, got {value!r}")
         case "intersection" if not all(value.split(",")):
             raise RecipeError(f"{where}: obligation {name} takes a list, for example {name}=EEA,CH, got {value!r}")

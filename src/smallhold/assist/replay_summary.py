@@ -112,7 +112,7 @@ class Tally:
             elif change.change is Change.ESCALATED:
                 self.escalations += 1
         for name, value in step.latency_ms.items():
-            self.latencies[name].append(value)
+            self.latencies.setdefault(name, []).append(value)
 
     def summary(self, run_id: str, patients: int, wall_seconds: float, *, journal_error: str | None) -> ReplaySummary:
         """The figures so far."""

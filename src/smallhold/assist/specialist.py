@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from smallhold.errors import DeadlineError, DecisionError, InputError
 from smallhold.records import Card, Provenance, Risk
@@ -54,7 +54,8 @@ class Question:
         alarm_choice: The answer that an alert is about.
         alert_threshold: Calibrated probability of `alarm_choice` from which on people are called, (0, 1].
         condition: Alarm condition of such an alert; the floor's own when both mean the same.
-        wording: For `str.format` with `risk` and `threshold` (fractions) and `hour` (integer).
+        wording: In English, for a task that the word catalogues do not know; for `str.format` with `risk` and
+            `threshold` (fractions) and `hour` (integer).
     """
 
     task: str
@@ -117,8 +118,47 @@ def validate_risk(risk: Risk, choices: Sequence[str], *, task: str, field: str, 
 class _Job:
     call: Callable[[], Any]
     done: threading.Event = field(default_factory=threading.Event)
+    done_at: float = math.inf
     result: Any = None
     error: BaseException | None = None
+
+
+class Pending(Generic[T]):
+    """A call that a watchdog has begun; from `Watchdog.start`."""
+
+    def __init__(self, watchdog: Watchdog, job: _Job, begun: float, seconds: float) -> None:
+        self.job = job
+        self._watchdog, self._begun, self._seconds = watchdog, begun, seconds
+
+    @property
+    def is_over(self) -> bool:
+        """True once `result` returns or raises without waiting: the call is done, or its time is up."""
+        return self.job.done.is_set() or time.monotonic() - self._begun > self._seconds
+
+    def result(self) -> T:
+        """What the call returned; waits for the rest of its time at most.
+
+        Raises:
+            DeadlineError: not done in time; the watchdog refuses further calls until it is.
+            DecisionError: the call raised; its exception is the cause.
+        """
+        job, seconds = self.job, self._seconds
+        try:
+            is_done = job.done.wait(max(0.0, self._begun + seconds - time.monotonic()))
+        except BaseException:
+            self._watchdog.note_late(job)  # interrupted while waiting: the worker goes on with it
+            raise
+        if not is_done:
+            self._watchdog.note_late(job)
+        # Done, but after its time although this thread was woken only now: late all the same.
+        if not is_done or job.done_at - self._begun > seconds:
+            raise DeadlineError(f"late: no answer within {seconds:g} s")
+        if isinstance(job.error, DecisionError):
+            raise job.error
+        if job.error is not None:
+            raise DecisionError(f"{type(job.error).__name__}: {job.error}") from job.error
+        result: T = job.result
+        return result
 
 
 class Watchdog:
@@ -127,7 +167,7 @@ class Watchdog:
     Guarantees: `run` returns or raises within the deadline (plus scheduling); a late result is dropped; while a late
     call still occupies the worker, further calls are refused at once, so that one stuck model never makes a queue.
     The thread is a daemon: a stuck model does not keep the process alive. One watchdog serves all patients of a
-    process; `run` itself may be called from one thread at a time.
+    process; `run` and `start` may be called from one thread at a time.
     """
 
     def __init__(self, deadline_seconds: float = DEADLINE_SECONDS) -> None:
@@ -146,7 +186,7 @@ class Watchdog:
         return self._late is not None
 
     def run(self, call: Callable[[], T], deadline_seconds: float | None = None) -> T:
-        """Run `call` on the worker.
+        """Run `call` on the worker and wait for it.
 
         Args:
             call: Must not touch anything that the caller's thread changes meanwhile.
@@ -156,6 +196,18 @@ class Watchdog:
             DeadlineError: not done in time, or the worker is still busy with a late call.
             DecisionError: `call` raised; its exception is the cause.
         """
+        return self.start(call, deadline_seconds).result()
+
+    def start(self, call: Callable[[], T], deadline_seconds: float | None = None) -> Pending[T]:
+        """Begin `call` on the worker without waiting, so that readings are served meanwhile.
+
+        Args:
+            call: As for `run`.
+            deadline_seconds: As for `run`; it counts from now.
+
+        Raises:
+            DeadlineError: the worker is still busy with a late call.
+        """
         if self.is_stuck:
             raise DeadlineError("refused: the model is still busy with an earlier, late call")
         if self._thread is None:
@@ -163,24 +215,13 @@ class Watchdog:
             self._thread.start()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         job = _Job(call)
-        begun = time.monotonic()
+        pending = Pending[T](self, job, time.monotonic(), seconds)
         self._jobs.put(job)
-        try:
-            is_done = job.done.wait(seconds)
-        except BaseException:
-            self._late = job  # interrupted while waiting: the worker goes on with it
-            raise
-        if not is_done:
-            self._late = job
-            raise DeadlineError(f"late: no answer within {seconds:g} s")
-        if time.monotonic() - begun > seconds:  # done, and this thread was woken too late: late all the same
-            raise DeadlineError(f"late: no answer within {seconds:g} s")
-        if isinstance(job.error, DecisionError):
-            raise job.error
-        if job.error is not None:
-            raise DecisionError(f"{type(job.error).__name__}: {job.error}") from job.error
-        result: T = job.result
-        return result
+        return pending
+
+    def note_late(self, job: _Job) -> None:
+        """Refuse further calls until `job` is done."""
+        self._late = job
 
     def _work(self) -> None:
         while True:
@@ -189,4 +230,5 @@ class Watchdog:
                 job.result = job.call()
             except BaseException as error:  # whatever a model raises, the floor goes on
                 job.error = error
+            job.done_at = time.monotonic()
             job.done.set()

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
-from smallhold.assist.alarm import AlarmChange, Change
+from smallhold.assist.alarm_condition import AlarmChange, Change
+from smallhold.assist.alarm_inactivation import InactivationEvent
 from smallhold.assist.drift import DriftChange, DriftState
 from smallhold.errors import InputError, JournalError
 from smallhold.records import (
@@ -39,7 +40,12 @@ from smallhold.records import (
 
 R = TypeVar("R")
 
+#: The model that watches every patient, among the models beside a bed.
+GENERAL = ""
 SCHEMA = "smallhold.step/1"
+#: The same with `task`: the end of a specialist's bin. Readers of version 1 alone refuse it instead of taking a
+#: specialist's answer for the general model's.
+SPECIALIST_SCHEMA = "smallhold.step/2"
 _TREATING = (ActionClass.A3, ActionClass.A4, ActionClass.A5)
 
 
@@ -56,6 +62,7 @@ class Step:
         observation: The reading, None at the end of a bin.
         gate: What the gate said of it.
         window: The time bin that ended, None when a reading came.
+        task: Whose bin that was: a specialist's task, or `GENERAL`.
         scores: The deterministic scores after the event.
         risk: The model's validated answer; None when it was not asked or gave none.
         card: The explanation, when the model's alert called people.
@@ -68,7 +75,9 @@ class Step:
         changes: What happened to alerts.
         withheld: What would have happened to alerts of the model alone, had it been allowed to call people.
         drift: Changes of the drift monitors since the last step of the ward.
-        latency_ms: `step`, `decision` and `explain`, as far as they happened; differs from run to run.
+        inactivations: Beginnings and ends of what people switched off, since the last step or alarm entry of the bed.
+        latency_ms: `step`, `decision`, `explain` and `policy` (of one verdict), as far as they happened; differs from
+            run to run.
     """
 
     run_id: str
@@ -79,6 +88,7 @@ class Step:
     observation: Observation | None = None
     gate: GateResult | None = None
     window: Window | None = None
+    task: str = GENERAL
     scores: ScoreSet
     risk: Risk | None = None
     card: Card | None = None
@@ -91,6 +101,7 @@ class Step:
     changes: tuple[AlarmChange, ...] = ()
     withheld: tuple[AlarmChange, ...] = ()
     drift: tuple[DriftChange, ...] = ()
+    inactivations: tuple[InactivationEvent, ...] = ()
     latency_ms: Mapping[str, float]
 
     @property
@@ -114,15 +125,17 @@ class Step:
             "observation": _pack_observation(self.observation, self.provenance),
             **{name: _pack(getattr(self, name), self.provenance) for name in _RECORDS},
             **{name: [_pack(item, self.provenance) for item in getattr(self, name)] for name in _LISTS},
-            **{name: [_pack_change(item, self.provenance) for item in getattr(self, name)] for name in _CHANGES},
+            **{name: [pack_change(item, self.provenance) for item in getattr(self, name)] for name in _CHANGES},
+            "inactivations": [item.to_json() for item in self.inactivations],
             "drift": [asdict(item) for item in self.drift],
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         provenance = {item.name: getattr(self.provenance, item.name) for item in fields(Provenance)}
         latency_ms = {name: round(value, 4) for name, value in self.latency_ms.items()}
-        return canonical_json(
-            {"schema": SCHEMA, "provenance": provenance, "latency_ms": latency_ms, **plain, **_without_empty(packed)}
-        )
+        shared = {"provenance": provenance, "latency_ms": latency_ms}
+        # A ward without specialists writes what it always wrote.
+        schema = {"schema": SCHEMA} if self.task == GENERAL else {"schema": SPECIALIST_SCHEMA, "task": self.task}
+        return canonical_json({**schema, **shared, **plain, **_without_empty(packed)})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Step:
@@ -169,9 +182,16 @@ def _pack(record: Any, shared: Provenance) -> dict[str, Any] | None:
     return value
 
 
-def _pack_change(item: AlarmChange, shared: Provenance) -> dict[str, Any]:
-    alert = _pack(item.alert, shared)
-    return {"change": item.change.value, "t_ms": item.t_ms, "actor": item.actor, "alert": alert}
+def pack_change(item: AlarmChange, shared: Provenance) -> dict[str, Any]:
+    """A change of an alert as a JSON object, without the provenance that it shares."""
+    extra = {"role": item.role, "is_withheld": item.is_withheld}
+    return {
+        "change": item.change.value,
+        "t_ms": item.t_ms,
+        "actor": item.actor,
+        "alert": _pack(item.alert, shared),
+        **_without_empty(extra),
+    }
 
 
 def _pack_observation(observation: Observation | None, shared: Provenance) -> dict[str, Any] | None:
@@ -188,8 +208,11 @@ def _unpack(cls: type[R], value: dict[str, Any], shared: dict[str, Any]) -> R:
     return record
 
 
-def _unpack_change(item: dict[str, Any], shared: dict[str, Any]) -> AlarmChange:
-    return AlarmChange(Change(item["change"]), item["t_ms"], _unpack(Alert, item["alert"], shared), item["actor"])
+def unpack_change(item: dict[str, Any], shared: dict[str, Any]) -> AlarmChange:
+    """Read back what `pack_change` wrote; KeyError, TypeError, ValueError or InputError where it is not that."""
+    alert = _unpack(Alert, item["alert"], shared)
+    extra = {name: item[name] for name in ("role", "is_withheld") if name in item}
+    return AlarmChange(Change(item["change"]), item["t_ms"], alert, item["actor"], **extra)
 
 
 def _unpack_drift(item: dict[str, Any]) -> DriftChange:
@@ -197,8 +220,15 @@ def _unpack_drift(item: dict[str, Any]) -> DriftChange:
 
 
 def _read(value: Any) -> Step:
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise InputError(f"schema: expected {SCHEMA!r}")
+    if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, SPECIALIST_SCHEMA):
+        raise InputError(f"schema: expected {SCHEMA!r} or {SPECIALIST_SCHEMA!r}")
+    task = GENERAL
+    if value["schema"] == SPECIALIST_SCHEMA:
+        task = value["task"]
+        if not isinstance(task, str) or not task or "window" not in value:
+            raise InputError("task: expected the name of a task, and the window that ended")
+    elif "task" in value:
+        raise InputError(f"task: expected the schema {SPECIALIST_SCHEMA!r}")
     unknown = set(value) - {item.name for item in fields(Step)} - {"schema"}
     if unknown:
         raise InputError(f"unknown members {sorted(unknown)}")
@@ -212,14 +242,16 @@ def _read(value: Any) -> Step:
     records: dict[str, Any] = {n: _unpack(cls, value[n], shared) for n, cls in _RECORDS.items() if n in value}
     lists: dict[str, Any] = {
         **{name: tuple(_unpack(cls, item, shared) for item in value.get(name, ())) for name, cls in _LISTS.items()},
-        **{name: tuple(_unpack_change(item, shared) for item in value.get(name, ())) for name in _CHANGES},
+        **{name: tuple(unpack_change(item, shared) for item in value.get(name, ())) for name in _CHANGES},
     }
     return Step(
         **{name: value[name] for name in _PLAIN},
         provenance=Provenance(**shared),
+        task=task,
         observation=None if observation is None else _unpack(Observation, observation, shared),
         **records,
         **lists,
         drift=tuple(_unpack_drift(item) for item in value.get("drift", ())),
+        inactivations=tuple(map(InactivationEvent.from_json, value.get("inactivations", ()))),
         latency_ms=value["latency_ms"],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smallhold.assist.alarm import AlarmChange, AlarmManager, AlarmTimes
+from smallhold.assist.alarm import AlarmChange, AlarmManager, AlarmRules, AlarmTimes
 from smallhold.assist.drift import DriftChange, DriftMonitor, DriftState
 from smallhold.assist.gate import reason_id
 from smallhold.assist.specialist import Question
@@ -27,14 +27,16 @@ class Supervision:
         is_silent: The model is on trial and calls nobody.
 
     Attributes:
-        suggestion: What the withheld model suggests now.
+        suggestions: What the withheld models suggest now, by alarm condition.
     """
 
-    def __init__(self, times: AlarmTimes, drift: DriftMonitor | None = None, *, is_silent: bool = False) -> None:
+    def __init__(
+        self, times: AlarmTimes | AlarmRules, drift: DriftMonitor | None = None, *, is_silent: bool = False
+    ) -> None:
         self.is_silent = is_silent
-        self.suggestion: Proposal | None = None
+        self.suggestions: dict[str, Proposal] = {}
         self._alarms = AlarmManager(times)
-        self._condition: tuple[str, str] | None = None
+        self._conditions: dict[str, str] = {}  # every condition that was suggested, to its patient
         self._drift = drift
         self._follower = None if drift is None else drift.follow()
         self._has_tipped = False
@@ -49,10 +51,7 @@ class Supervision:
         """Why the model is demoted, on the bed that heard of it first: one alert for the ward, not one a bed."""
         if not self._has_tipped or self._drift is None or not self._drift.is_drifted:
             return None
-        return (
-            "The ward is not what the model was fitted on; the deterministic scores go on alone until a person "
-            f"acknowledges this: {self._drift.reason}"
-        )
+        return self._drift.reason
 
     def observe(self, code: str, value: float) -> None:
         """An accepted reading, in its canonical unit."""
@@ -73,6 +72,13 @@ class Supervision:
             self._follower.answer(p, is_alert=p >= question.alert_threshold, has_abstained=risk.has_abstained)
         self._follower.close_bin()
 
+    def suggest(self, condition: str, proposal: Proposal | None) -> None:
+        """What a withheld model suggests from now on, None for nothing."""
+        if proposal is None:
+            self.suggestions.pop(condition, None)
+        else:
+            self.suggestions[condition] = proposal
+
     def take_changes(self) -> tuple[DriftChange, ...]:
         """What changed on the ward since anybody's last step."""
         if self._drift is None:
@@ -86,22 +92,24 @@ class Supervision:
         """What the withheld suggestion does to the model's own alerts; gone, its condition settles as any other."""
         if not self.is_withheld:
             return ()
-        proposal, changes = self.suggestion, tuple[AlarmChange, ...]()
-        if proposal is not None:
-            self._condition = (proposal.patient, proposal.condition)
+        changes: tuple[AlarmChange, ...] = ()
+        for condition, proposal in self.suggestions.items():
+            self._conditions[condition] = proposal.patient
             alert = Alert(
                 id="",
                 patient=proposal.patient,
                 t_ms=t_ms,
                 kind="physiological",
-                condition=proposal.condition,
+                condition=condition,
                 priority=proposal.priority,
                 source=proposal.source,
                 is_degraded=proposal.is_degraded,
                 message=proposal.rationale,
+                facts=proposal.facts,
                 provenance=provenance,
             )
-            changes = self._alarms.present(alert)
-        elif self._condition is not None:
-            changes = self._alarms.absent(*self._condition, t_ms)
+            changes += self._alarms.present(alert)
+        for condition, patient in self._conditions.items():
+            if condition not in self.suggestions:
+                changes += self._alarms.absent(patient, condition, t_ms)
         return changes + self._alarms.tick(t_ms)
