@@ -1,11 +1,12 @@
-"""Twenty kills of a running federation on Flower: is a round lost, is an update counted twice, does the job end?
+"""Twenty kills of a running federation: is a round lost, is an update counted twice, does the job end?
 
-One job with many rounds over TLS with node authentication, all processes on this machine. At random moments one process
-is killed with SIGKILL: the resident server, a site, the SuperLink, a SuperNode, the server app, a client app. The
-deployment starts again what ended. A kill counts as *finished* when a round closes after it. At the end the journal is
-verified and the model compared, byte for byte, with that of a job that nobody disturbed.
+One job with many rounds over TLS with authenticated sites, on Flower or NVFlare, all processes on this machine. At
+random moments one process is killed with SIGKILL: the resident server, a site, what the engine keeps running at the
+server and at a site, and what it starts for a run or a message. The deployment starts again what ended. A kill counts
+as *finished* when a round closes after it. At the end the journal is verified and the model compared, byte for byte,
+with that of a job that nobody disturbed.
 
-    python -m bench.kill_drill_federate [--kills 20] [--seed 0]
+    python -m bench.kill_drill_federate [--engine flower] [--kills 20] [--seed 0]
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import psutil
 
 from smallhold.cli.output import note
 from smallhold.device.durable_file import write_durably
+from smallhold.federate.engines.deployment import Deployment
 from smallhold.federate.engines.flower.deploy import FlowerDeployment
 from smallhold.federate.engines.in_process import run_in_process
+from smallhold.federate.engines.nvflare.deploy import NVFlareDeployment
 from smallhold.federate.job import read_job
 from smallhold.federate.journal import read_journal
 from smallhold.federate.server import JOURNAL, RoundServer
@@ -35,8 +38,15 @@ from smallhold.federate.verify import verify_run
 from smallhold.sectors.splits import Split
 
 OUT = Path("runs/kill-drill-federate")
-#: What is killed, in turn; the last three are Flower's, found by their command.
-KINDS = ("server", "site", "superlink", "supernode", "flwr-serverapp", "flwr-clientapp")
+#: What is killed, in turn: processes of ours by their name, and those that the engine has started by their command.
+KINDS = {
+    "flower": ("server", "site", "superlink", "supernode", "flwr-serverapp", "flwr-clientapp"),
+    "nvflare": (
+        *("server", "site", "nvflare-server", "nvflare-client", "operator"),
+        *("nvflare.private.fed.app.server.runner_process", "nvflare.private.fed.app.client.worker_process"),
+    ),
+}
+
 # Long enough for the slowest recovery: Flower declares a server app dead after half a minute without a heartbeat.
 _PATIENCE_SECONDS = 400.0
 
@@ -46,7 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--programs", type=Path, default=Path(".venv-flower/bin"), metavar="DIR")
+    parser.add_argument("--engine", choices=tuple(KINDS), default="flower")
+    parser.add_argument("--programs", type=Path, metavar="DIR", help="default .venv-ENGINE/bin")
     args = parser.parse_args()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
@@ -55,25 +66,27 @@ def main() -> None:
     # More rounds than the kills can take: the drill stops the job's clock, not the other way round.
     longer = f"rounds = {2 * args.kills + 5}\ndeadline_seconds = 40.0"
     write_durably(job_file, [shipped.replace("rounds = 20", longer).encode()], mode=0o644)
-    result = drill(job_file, args.programs, kills=args.kills, seed=args.seed)
+    programs = args.programs or Path(f".venv-{args.engine}/bin")
+    result = drill(job_file, args.engine, programs, kills=args.kills, seed=args.seed)
     write_durably(OUT / "result.json", [json.dumps(result, indent=1).encode()], mode=0o644)
     print(json.dumps(result, indent=1))
     if result["lost"] or result["twice"] or result["finished"] != result["kills"]:
         raise SystemExit(1)
 
 
-def drill(job_file: Path, programs: Path, *, kills: int, seed: int) -> dict[str, Any]:
+def drill(job_file: Path, engine: str, programs: Path, *, kills: int, seed: int) -> dict[str, Any]:
     """Kill and look."""
     job = read_job(job_file)
     rng = random.Random(seed)
     killed: list[dict[str, Any]] = []
-    server_folder = OUT / "flower" / "server"
-    with FlowerDeployment(job, str(job_file), OUT / "flower", None, programs) as deployment:
+    server_folder = OUT / engine / "server"
+    deployed: type[Deployment] = FlowerDeployment if engine == "flower" else NVFlareDeployment
+    with deployed(job, str(job_file), OUT / engine, None, programs) as deployment:
         stopped = threading.Event()
 
         def kill_now_and_then() -> None:
             for turn in range(kills):
-                kind = KINDS[turn % len(KINDS)]
+                kind = KINDS[engine][turn % len(KINDS[engine])]
                 if stopped.wait(rng.uniform(0.5, 8.0)):
                     return
                 killed.append(_kill(deployment, kind, rng, stopped) | {"round": _rounds(server_folder)})
@@ -93,6 +106,7 @@ def drill(job_file: Path, programs: Path, *, kills: int, seed: int) -> dict[str,
     oracle = _undisturbed(job_file)
     verified = verify_run(server_folder)
     return {
+        "engine": engine,
         "kills": kills,
         "lost": len(set(range(job.rounds)) - set(closed)) + len(verified["problems"]),
         "twice": sum(count - 1 for count in counted.values()) + len(closed) - len(set(closed)),
@@ -104,7 +118,7 @@ def drill(job_file: Path, programs: Path, *, kills: int, seed: int) -> dict[str,
     }
 
 
-def _kill(deployment: FlowerDeployment, kind: str, rng: random.Random, stopped: threading.Event) -> dict[str, Any]:
+def _kill(deployment: Deployment, kind: str, rng: random.Random, stopped: threading.Event) -> dict[str, Any]:
     """Kill one process of a kind, waiting for it to be there."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline and not stopped.is_set():
@@ -120,14 +134,14 @@ def _kill(deployment: FlowerDeployment, kind: str, rng: random.Random, stopped: 
     raise TimeoutError(f"no process of the kind {kind} to kill")
 
 
-def _candidates(deployment: FlowerDeployment, kind: str) -> list[tuple[str, psutil.Process]]:
+def _candidates(deployment: Deployment, kind: str) -> list[tuple[str, psutil.Process]]:
     ours = [p for p in deployment.processes.values() if p.name == kind or p.name.startswith(f"{kind}-")]
     if ours:
         return [(p.name, psutil.Process(p.running.pid)) for p in ours if p.running.poll() is None]
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if any(Path(word).name == kind for word in process.cmdline()[:3]):
+            if any(Path(word).name == kind for word in process.cmdline()[:4]):
                 found.append((kind, process))
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue

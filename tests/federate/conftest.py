@@ -6,6 +6,7 @@ import pytest
 from smallhold.federate.job import FederatedJob, LocalChoice
 from smallhold.federate.local_model import Rows
 from smallhold.federate.logistic import Logistic
+from smallhold.federate.members import FOLDER, KEY, Members, load_members, make_members
 from smallhold.federate.server import RoundServer
 from smallhold.federate.site import Site
 
@@ -22,17 +23,25 @@ class Federation:
             name="rule",
             task="heart-disease",
             sites=SITES,
-            local=LocalChoice(batch_size=16),
-            **({"rounds": 5} | settings),
+            **({"rounds": 5, "local": LocalChoice(batch_size=16)} | settings),
         )
         self.rows = {name: rows_of_one_rule(40 + 10 * i, seed=i, name=name) for i, name in enumerate(SITES)}
 
     def server(self, folder: str = "server", **settings) -> RoundServer:
         layout, initial = self.model.layout, self.model.initial(0)
+        settings = {"members": self.members("server")} | settings
         return RoundServer(self.job, layout, initial, self.folder / folder, clock_ms=lambda: 0, **settings)
 
     def site(self, name: str, folder: str = "") -> Site:
-        return Site(name, self.job, self.model, self.rows[name], self.folder / f"sites{folder}" / name)
+        place = self.folder / f"sites{folder}" / name
+        return Site(name, self.job, self.model, self.rows[name], place, self.members(f"sites/{name}"))
+
+    def members(self, own: str) -> Members | None:
+        """Keys, where the job takes secure sums."""
+        if not self.job.upload.secure:
+            return None
+        make_members(self.folder / "keys", SITES)
+        return load_members(self.folder / "keys" / FOLDER, self.folder / "keys" / own / KEY, SITES)
 
     def sites(self, folder: str = "") -> dict[str, Site]:
         return {name: self.site(name, folder) for name in SITES}

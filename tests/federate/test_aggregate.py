@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from smallhold.errors import FederationError
+from smallhold.federate import aggregate
 from smallhold.federate.aggregate import Adam, krum, trimmed_mean, weighted_mean
+from smallhold.federate.stored_rows import StoredRows
 
 
 def numbers(count, size, seed):
@@ -48,3 +50,18 @@ def test_adam_by_hand():
     moments, step = Adam.start(1).step(np.array([0.5], np.float32), learning_rate=0.1)
     assert moments.first[0] == pytest.approx(0.05) and moments.second[0] == pytest.approx(0.99e-6 + 0.0025)
     assert step[0] == pytest.approx(0.1 * 0.05 / (0.00250099**0.5 + 1e-3), rel=1e-5)
+
+
+def test_updates_on_the_disk_give_the_same_bytes_as_in_memory(tmp_path, monkeypatch):
+    updates = numbers(23, 301, 5)
+    updates[7] = updates[3]  # equal ones: ties must not fall otherwise
+    whole = trimmed_mean(updates, trim=0.2), krum(updates, byzantine=4)
+    monkeypatch.setattr(aggregate, "_BLOCK", 64)  # blocks of a few rows, and of a few columns
+    with StoredRows(tmp_path, 301) as rows:
+        for row in updates:
+            rows.append(row)
+        assert rows.shape == updates.shape
+        assert np.array_equal(rows[2:9], updates[2:9]) and np.array_equal(rows[:, 5:8], updates[:, 5:8])
+        assert trimmed_mean(rows, trim=0.2).tobytes() == whole[0].tobytes()
+        assert krum(rows, byzantine=4) == whole[1]
+    assert list(tmp_path.iterdir()) == []  # nothing is left

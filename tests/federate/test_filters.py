@@ -13,7 +13,7 @@ from smallhold.federate.job import AggregationChoice, PrivacyChoice, UploadChoic
 from smallhold.federate.layout import Layout
 from smallhold.federate.logistic import Logistic
 from smallhold.federate.messages import TrainRequest, Update
-from smallhold.federate.server import LEDGER
+from smallhold.federate.round_budget import LEDGER
 from smallhold.privacy.accountant import Charge, compose_epsilon
 from smallhold.privacy.ledger import read_ledger
 from smallhold.privacy.randomness import UnsafeSeededRandom
@@ -43,7 +43,7 @@ def test_eight_bits_weigh_a_quarter_and_teach_the_same(make_federation):
     for bits, ratio in ((8, 3.9), (4, 7.6)):
         rounded.job = make_federation(upload=UploadChoice(bits=bits)).job
         delta = rng.normal(size=large.layout.size).astype(np.float32)
-        encoding, arrays = encode_delta(delta, rounded.job, seed=1)
+        encoding, arrays, _ = encode_delta(delta, rounded.job, seed=1)
         again = encode_delta(delta, rounded.job, seed=1)[1]
         update = Update(
             job="0" * 64, site="east", round=0, base="0" * 64, num_examples=1, encoding=encoding, arrays=arrays

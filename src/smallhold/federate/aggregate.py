@@ -6,8 +6,10 @@ same bytes on every engine.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,25 @@ from numpy.typing import NDArray
 from smallhold.errors import FederationError
 from smallhold.federate.layout import Vector
 
-#: Columns that are sorted at once: bounds the memory of a trimmed mean.
-_BLOCK = 65_536
+#: Numbers that are looked at together: bounds the memory of what compares all updates, about 50 MB.
+_BLOCK = 2**20
+
+
+class Rows(Protocol):
+    """Updates (N, P) of float32, of which a part at a time is in memory: an array, or rows on the disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, P)."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
+        """`[a:b]` are whole updates, `[:, a:b]` some coordinates of all."""
+        ...
 
 
 def weighted_mean(updates: Iterable[tuple[Vector, float]]) -> Vector:
-    """Mean of updates (P,), weighted; one update is held at a time.
+    """Mean of updates (P,), weighted; one update is held at a time, and the sum.
 
     Source: FedAvg, McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
 
@@ -38,7 +53,7 @@ def weighted_mean(updates: Iterable[tuple[Vector, float]]) -> Vector:
     return (total / sum_of_weights).astype(np.float32)
 
 
-def trimmed_mean(updates: NDArray[np.float32], *, trim: float) -> Vector:
+def trimmed_mean(updates: Rows, *, trim: float) -> Vector:
     """Mean of each coordinate without its largest and its smallest values, unweighted.
 
     Holds against floor(trim * N) sites that say anything at all, at either end.
@@ -49,15 +64,16 @@ def trimmed_mean(updates: NDArray[np.float32], *, trim: float) -> Vector:
         updates: (N, P).
         trim: Share cut off at either end, in [0, 0.5).
     """
-    cut = int(trim * len(updates))
-    found = np.empty(updates.shape[1], np.float32)
-    for start in range(0, updates.shape[1], _BLOCK):
-        ordered = np.sort(updates[:, start : start + _BLOCK].astype(np.float64), axis=0)
-        found[start : start + _BLOCK] = ordered[cut : len(updates) - cut].mean(axis=0)
+    count, size = updates.shape
+    cut = int(trim * count)
+    found = np.empty(size, np.float32)
+    for start, stop in _blocks(size, max(4, _BLOCK // count)):
+        ordered = np.sort(updates[:, start:stop].astype(np.float64), axis=0)
+        found[start:stop] = ordered[cut : count - cut].mean(axis=0)
     return found
 
 
-def krum(updates: NDArray[np.float32], *, byzantine: int) -> int:
+def krum(updates: Rows, *, byzantine: int) -> int:
     """Which update lies closest to its N - f - 2 nearest neighbours.
 
     Source: Blanchard et al. 2017, arXiv:1703.02757, section 4. Holds against f < (N - 2) / 2 liars.
@@ -72,13 +88,27 @@ def krum(updates: NDArray[np.float32], *, byzantine: int) -> int:
     Raises:
         FederationError: fewer than 2 f + 3 updates.
     """
-    count = len(updates)
+    count, size = updates.shape
     if count < 2 * byzantine + 3:
         raise FederationError(f"krum: expected at least {2 * byzantine + 3} updates, got {count}")
-    wide = updates.astype(np.float64)
-    distance = np.array([np.square(wide - row).sum(axis=1) for row in wide])
-    nearest = np.sort(distance, axis=1)[:, 1 : count - byzantine - 1]  # without itself
-    return int(nearest.sum(axis=1).argmin())
+    tiles = _blocks(count, max(1, _BLOCK // max(size, count)))
+    scores = np.empty(count)
+    for start, stop in tiles:
+        ours = updates[start:stop].astype(np.float64)
+        distance = np.empty((stop - start, count))
+        for first, last in tiles:
+            theirs = updates[first:last].astype(np.float64)
+            for row, one in zip(distance, ours, strict=True):
+                row[first:last] = np.square(theirs - one).sum(axis=1)
+        nearest = np.sort(distance, axis=1)[:, 1 : count - byzantine - 1]  # without itself
+        scores[start:stop] = nearest.sum(axis=1)
+    return int(scores.argmin())
+
+
+def _blocks(count: int, most: int) -> list[tuple[int, int]]:
+    """About equal parts of a range, of `most` at the most; numpy would add a column that is alone in another order."""
+    edges = np.linspace(0, count, max(1, -(-count // most)) + 1).astype(int).tolist()
+    return list(itertools.pairwise(edges))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from smallhold.errors import DataError
 from smallhold.federate.local_model import Rows
-from smallhold.federate.tables import Table, rows_of
-from smallhold.sectors.data_sets import find_data_set, jsonl_files, read_jsonl
+from smallhold.federate.tables import Table, read_sites, rows_of
 from smallhold.sectors.splits import Split, split_of
 
 NAME = "eicu_demo_multihospital"
@@ -53,18 +51,21 @@ def load_rows(data_dir: Path | None, part: Split) -> dict[str, Rows]:
     Raises:
         DataError: the data set is missing or not laid out as documented.
     """
-    found: dict[str, list[tuple[list[float], int, str]]] = {}
-    for path in jsonl_files(find_data_set(NAME, data_dir)):
-        for number, row in enumerate(read_jsonl(path), start=1):
-            try:
-                if row["hospital_status"] is None or split_of(NAME, row["patient"]) != part:
-                    continue
-                site = (row["region"] or "other").lower()
-                label = int(row["hospital_status"] == "Expired")
-                found.setdefault(site, []).append((TABLE.features(_flat(row)), label, row["patient"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: not a row of {NAME}: {error!r}") from error
-    return {site: rows_of(rows) for site, rows in sorted(found.items())}
+
+    def read(row: dict[str, Any]) -> tuple[str, list[tuple[list[float], int, str]]] | None:
+        if (site := site_of(row, part)) is None:
+            return None
+        return site, [(TABLE.features(_flat(row)), int(row["hospital_status"] == "Expired"), row["patient"])]
+
+    return {site: rows_of(rows) for site, rows in read_sites(NAME, data_dir, read).items()}
+
+
+def site_of(row: dict[str, Any], part: Split) -> str | None:
+    """Region of a stay; None where it belongs to another part of the split or its outcome is not known."""
+    if row["hospital_status"] is None or split_of(NAME, row["patient"]) != part:
+        return None
+    site: str = (row["region"] or "other").lower()
+    return site
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from smallhold.errors import RecipeError
 from smallhold.federate.messages import is_site_name
+from smallhold.federate.statistics import StatisticsChoice
+from smallhold.privacy.plan import (
+    CLIP,
+    DISCRETE_NOISE,
+    FIXED_POINT,
+    MASK,
+    QUANTIZE,
+    TOP_K,
+    Aggregate,
+    plan_filters,
+)
+from smallhold.privacy.secure_sum.config import MIN_SITES
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.recipe_file import parse_toml
 
 _SHIPPED = files("smallhold.federate") / "jobs"
-_METHODS = ("mean", "trimmed_mean", "krum")
+_METHODS = ("mean", "trimmed_mean", "krum", "sum")
 _OPTIMIZERS = ("none", "adam")
+#: Every site of a secure sum gets what all sites say to all others.
+MOST_SECURE_SITES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +67,8 @@ class AggregationChoice:
     """How updates become one step of the global model; see `federate.aggregate`.
 
     Attributes:
-        method: `mean` (weighted by examples), `trimmed_mean` or `krum`.
+        method: `mean` (weighted by examples), `trimmed_mean` or `krum`; `sum` for statistics, which are added.
+        max_examples: A site that says it has more counts as this many; 0 believes every site.
         trim: Share cut off at either end of every coordinate.
         byzantine: f of Krum: sites that may lie.
         optimizer: `none` adds the aggregate; `adam` is FedAdam.
@@ -57,6 +76,7 @@ class AggregationChoice:
     """
 
     method: str = "mean"
+    max_examples: int = 0
     trim: float = 0.2
     byzantine: int = 0
     optimizer: str = "none"
@@ -69,6 +89,8 @@ class AggregationChoice:
                 raise RecipeError(
                     f"aggregation.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if not 0 <= self.max_examples < 2**53:
+            raise RecipeError(f"aggregation.max_examples: expected 0 or more, got {self.max_examples}")
         if not 0 <= self.trim < 0.5:
             raise RecipeError(f"aggregation.trim: expected a share in [0, 0.5), got {self.trim}")
         if not self.learning_rate > 0:
@@ -81,14 +103,25 @@ class UploadChoice:
 
     Attributes:
         bits: 0 sends float32; 8 and 4 round it in groups, at random and without bias.
+        top_k: Share of the numbers that is sent, the largest; the site remembers the others for later rounds. 0 sends
+            all.
+        secure: Whether the server sees the sum of the updates and no single one.
     """
 
     bits: int = 0
+    top_k: float = 0.0
+    secure: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse other widths."""
+        """Refuse other widths and shares."""
         if self.bits not in (0, 4, 8):
             raise RecipeError(f"upload.bits: expected 0, 4 or 8, got {self.bits}")
+        if not 0 <= self.top_k < 1:
+            raise RecipeError(f"upload.top_k: expected a share in [0, 1), got {self.top_k}")
+
+    def count(self, size: int) -> int:
+        """k: how many of P numbers are sent with `top_k`."""
+        return max(1, round(self.top_k * size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +156,33 @@ class PrivacyChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPrivacyChoice:
+    """Differential privacy of a record: what a site's updates say about whether one row took part (DP-SGD).
+
+    Attributes:
+        clip_norm: Most L2 norm of one record's gradient; 0 promises nothing.
+        noise_multiplier: Standard deviation of the noise on the sum of a step, in clip norms.
+        epsilon: Budget of a site in the job; the round that would exceed it is refused.
+        delta: Of the budget.
+    """
+
+    clip_norm: float = 0.0
+    noise_multiplier: float = 0.0
+    epsilon: float = 0.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse promises that nothing stands behind."""
+        numbers = (self.clip_norm, self.noise_multiplier, self.epsilon)
+        if min(numbers) < 0 or any(numbers) != all(numbers):
+            raise RecipeError(
+                f"record_privacy: clip_norm, noise_multiplier and epsilon belong together, above 0, got {self}"
+            )
+        if not 0 < self.delta < 1:
+            raise RecipeError(f"record_privacy.delta: expected a number above 0 and below 1, got {self.delta}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedJob:
     """Everything that determines a job, apart from the data.
 
@@ -140,6 +200,8 @@ class FederatedJob:
         aggregation: How updates become a step.
         upload: How updates travel.
         privacy: What the models may say about a site.
+        record_privacy: What a site's updates may say about one of its records.
+        statistics: What is counted, where the job counts instead of training.
     """
 
     name: str
@@ -155,6 +217,8 @@ class FederatedJob:
     aggregation: AggregationChoice = field(default_factory=AggregationChoice)
     upload: UploadChoice = field(default_factory=UploadChoice)
     privacy: PrivacyChoice = field(default_factory=PrivacyChoice)
+    record_privacy: RecordPrivacyChoice = field(default_factory=RecordPrivacyChoice)
+    statistics: StatisticsChoice = field(default_factory=StatisticsChoice)
 
     def __post_init__(self) -> None:
         """Refuse a job that cannot be carried out, before anybody is asked."""
@@ -178,11 +242,108 @@ class FederatedJob:
             )
         if self.aggregation.method == "trimmed_mean" and int(self.aggregation.trim * self.least) == 0:
             raise RecipeError(f"aggregation.trim: {self.aggregation.trim} of {self.least} updates cuts nobody off")
+        if self.aggregation.method == "trimmed_mean" and self.upload.top_k:
+            raise RecipeError(
+                "upload.top_k with aggregation.method = 'trimmed_mean': each site sends other positions, so that what "
+                "is cut off at the ends of a coordinate is all that was sent",
+                hint="send all numbers, or take a mean",
+            )
+        self._check_statistics()
+        if self.upload.secure:
+            self._check_secure()
+        self._check_filters()
         if self.privacy.noise_multiplier and self.aggregation.method != "mean":
             raise RecipeError(
                 f"aggregation.method: the sensitivity of {self.aggregation.method} is not bounded by the clip norm; "
                 "expected 'mean' where privacy.noise_multiplier is set"
             )
+
+    def _check_statistics(self) -> None:
+        """Refuse what would make counts something else than counts."""
+        if (self.aggregation.method == "sum") != self.is_counting:
+            raise RecipeError(
+                f"aggregation.method: expected 'sum' with [statistics] and only there, got {self.aggregation.method!r}"
+            )
+        if not self.is_counting:
+            return
+        if self.rounds != 1:
+            raise RecipeError(f"rounds: expected 1 with [statistics], got {self.rounds}: another would count all again")
+        plain = {
+            "aggregation": replace(AggregationChoice(method="sum"), trim=self.aggregation.trim),
+            "upload": UploadChoice(secure=self.upload.secure),
+            "privacy": PrivacyChoice(delta=self.privacy.delta),
+            "record_privacy": RecordPrivacyChoice(delta=self.record_privacy.delta),
+        }
+        for name, expected in plain.items():
+            if getattr(self, name) != expected:
+                raise RecipeError(
+                    f"{name}: with [statistics] expected {expected}, got {getattr(self, name)}",
+                    hint="counts are bounded by statistics.max_cells and blurred by statistics.noise_multiplier",
+                )
+        self.statistics.check_room(self.cohort_size, self.stddev_of(self.cohort_size))
+
+    def _check_filters(self) -> None:
+        """Refuse filters that do not go together, by the names of their keys."""
+        upload = self.upload
+        asked = {
+            replace(CLIP, key="privacy.clip_norm"): self.privacy.clip_norm,
+            replace(CLIP, key="statistics.max_cells"): self.is_counting,
+            replace(DISCRETE_NOISE, key="statistics.noise_multiplier"): upload.secure and self.statistics.stddev,
+            replace(TOP_K, key="upload.top_k"): upload.top_k,
+            replace(QUANTIZE, key="upload.bits"): upload.bits,
+            FIXED_POINT: upload.secure and not upload.bits,
+            replace(MASK, key="upload.secure"): upload.secure,
+        }
+        methods: dict[str, Aggregate] = {
+            "mean": "weighted_mean",
+            "trimmed_mean": "trimmed_mean",
+            "krum": "krum",
+            "sum": "sum",
+        }
+        plan_filters(
+            [step for step, is_asked in asked.items() if is_asked],
+            aggregate=methods[self.aggregation.method],
+            has_server_noise=upload.secure and bool(self.privacy.noise_multiplier),
+            aggregate_key="aggregation.method",
+            noise_key="privacy.noise_multiplier",
+        )
+
+    def _check_secure(self) -> None:
+        """Refuse what a secure sum cannot be of."""
+        if not MIN_SITES <= self.cohort_size <= MOST_SECURE_SITES:
+            raise RecipeError(
+                f"upload.secure: expected {MIN_SITES} to {MOST_SECURE_SITES} sites a round, got {self.cohort_size}",
+                hint="name a cohort" if self.cohort_size > MOST_SECURE_SITES else None,
+            )
+        if 3 * self.least <= 2 * self.cohort_size:
+            raise RecipeError(
+                f"quorum: with upload.secure expected more than two thirds of the cohort of {self.cohort_size}, got "
+                f"{self.least}: fewer could be two sums, of which the difference shows a site"
+            )
+        if self.is_counting:  # counts are bounded, and weigh nothing
+            return
+        if not self.privacy.clip_norm:
+            raise RecipeError("privacy.clip_norm: upload.secure needs a bound on the numbers that are added")
+        if not self.aggregation.max_examples and not self.record_privacy.epsilon:
+            raise RecipeError("aggregation.max_examples: upload.secure needs a bound on the weight of a site")
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether the job counts instead of training."""
+        return bool(self.statistics.dimensions)
+
+    @property
+    def tells_examples(self) -> bool:
+        """Whether updates say of how many examples they speak, and how well those fit."""
+        return not self.is_counting and not self.record_privacy.epsilon
+
+    def stddev_of(self, sites: int) -> float:
+        """Standard deviation of the noise in the sum of so many sites' counts, in persons.
+
+        The server's is the same for any number. Under secure sums each site adds a share, so much that those of the
+        quorum are enough: those of more are more.
+        """
+        return self.statistics.stddev * (math.sqrt(sites / self.least) if self.upload.secure else 1)
 
     @property
     def cohort_size(self) -> int:
@@ -197,7 +358,20 @@ class FederatedJob:
     @property
     def digest(self) -> str:
         """SHA-256 of the job."""
-        return sha256_hex(canonical_json(asdict(self)))
+        return _digest_of(self)
+
+
+def draw_cohort(job: FederatedJob, number: int) -> tuple[str, ...]:
+    """Sites that a round asks, by name; drawn anew for every round by the job's seed."""
+    if job.cohort_size == len(job.sites):
+        return tuple(sorted(job.sites))
+    rng = np.random.default_rng([job.seed, 11, number])
+    return tuple(sorted(rng.choice(sorted(job.sites), job.cohort_size, replace=False).tolist()))
+
+
+@lru_cache(maxsize=16)  # asked for with every message; of ten thousand sites it takes a fiftieth of a second
+def _digest_of(job: FederatedJob) -> str:
+    return sha256_hex(canonical_json(asdict(job)))
 
 
 def read_job(name_or_path: str | Path) -> FederatedJob:
@@ -206,6 +380,15 @@ def read_job(name_or_path: str | Path) -> FederatedJob:
     Raises:
         RecipeError: no such file, not TOML, an unknown key or an impossible value.
     """
+    return parse_toml(FederatedJob, read_job_text(name_or_path), where=str(name_or_path))
+
+
+def read_job_text(name_or_path: str | Path) -> str:
+    """A job file, or one that is shipped, as it stands.
+
+    Raises:
+        RecipeError: no such file, or not UTF-8.
+    """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         shipped = {item.name.removesuffix(".toml"): item for item in _SHIPPED.iterdir() if item.name.endswith(".toml")}
@@ -213,11 +396,10 @@ def read_job(name_or_path: str | Path) -> FederatedJob:
             raise RecipeError(
                 f"job {str(name_or_path)!r}: expected a .toml file or one of {', '.join(sorted(shipped))}"
             )
-        return parse_toml(FederatedJob, shipped[str(name_or_path)].read_text(), where=str(name_or_path))
+        return shipped[str(name_or_path)].read_text()
     if not path.is_file():
         raise RecipeError(f"job {path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"job {path}: not valid TOML: {error}") from error
-    return parse_toml(FederatedJob, text, where=str(path))

@@ -27,7 +27,8 @@ class Entry:
     Attributes:
         seq: 0 for the first.
         t_ms: Wall clock.
-        kind: `job`, `update`, `refused`, `round_closed` or `finished`.
+        kind: `job`, `update`, `refused`, `round_closed` or `finished`; of secure rounds `message`, `turn_closed` and
+            `turn_failed` instead of `update`.
         body: What, with digests of everything that lies in files.
         prev: Hash of the entry before.
         hash: SHA-256 of the other members.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smallhold.federate.job import LocalChoice
 from smallhold.federate.layout import Layout, Vector
+
+if TYPE_CHECKING:
+    from smallhold.federate.record_privacy import RecordGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,29 @@ class LocalModel(Protocol):
         """(P,) where a job begins; the same for everybody who gives the same seed."""
         ...
 
-    def train(self, model: Vector, rows: Rows, choice: LocalChoice, seed: int) -> Trained:
-        """Train from a global model (P,) on rows; a function of its arguments."""
+    def train(
+        self, model: Vector, rows: Rows, choice: LocalChoice, seed: int, guard: RecordGuard | None = None
+    ) -> Trained:
+        """Train from a global model (P,) on rows; a function of its arguments, noise apart.
+
+        With a guard, every step is of the records that it draws, on what it releases of their clipped gradients.
+        """
         ...
 
     def predict(self, model: Vector, rows: Rows) -> NDArray[np.float64]:
-        """(N,) log-odds that the label is 1."""
+        """(N,) log-odds that the label is 1; where there are K > 2 labels, (N, K) logits."""
         ...
+
+
+def odds_of_label(predicted: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) log-odds of the true label; its log loss is log(1 + exp(-odds)).
+
+    Args:
+        predicted: As `LocalModel.predict` gives them.
+        label: (N,).
+    """
+    if predicted.ndim == 1:
+        return np.where(label == 1, predicted, -predicted)
+    true = np.eye(predicted.shape[1], dtype=bool)[label]  # (N, K)
+    odds: NDArray[np.float64] = predicted[true] - np.logaddexp.reduce(np.where(true, -np.inf, predicted), axis=1)
+    return odds

@@ -24,6 +24,8 @@ from smallhold.records import canonical_json
 #: A larger message is refused before it is parsed.
 MAX_BYTES = 2**31
 _REQUEST, _UPDATE = "smallhold.federate.request/1", "smallhold.federate.update/1"
+_SECURE_REQUEST, _SECURE_ANSWER = "smallhold.federate.secure-request/1", "smallhold.federate.secure-answer/1"
+_SECURE_MEMBERS = ("job", "round", "base", "attempt", "turn")
 _SITE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEADER = 8  # bytes of the length of safetensors' own header
@@ -116,6 +118,116 @@ class Update:
             metrics=lambda value: isinstance(value, dict) and all(_is_number(item) for item in value.values()),
         )
         return cls(arrays=arrays, **about | {"encoding": tuple(about["encoding"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureRequest:
+    """What one turn of a secure round asks; the same for every site, so that engines carry it like any other request.
+
+    Attributes:
+        job: Digest of the job.
+        round: 0 for the first.
+        base: Digest of the global model.
+        attempt: 0 for the first; later ones follow where too few sites stayed.
+        turn: One of `secure_sum.TURNS`.
+        arrays: `message`, what the server says to all; in the turn `input` the global model as `model` (P,) and what
+            each site is to get as `inbox/SITE`.
+    """
+
+    job: str
+    round: int
+    base: str
+    attempt: int
+    turn: str
+    arrays: Mapping[str, NDArray[Any]]
+
+    def to_bytes(self) -> bytes:
+        """The blob."""
+        return _pack(_SECURE_REQUEST, {name: getattr(self, name) for name in _SECURE_MEMBERS}, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> SecureRequest:
+        """Read a blob.
+
+        Raises:
+            UpdateRefused: `malformed`.
+        """
+        about, arrays = _unpack(_SECURE_REQUEST, blob, _SECURE_MEMBERS)
+        _check(about, job=_is_digest, round=_is_count, base=_is_digest, attempt=_is_count, turn=is_site_name)
+        return cls(arrays=arrays, **about)
+
+    def said(self, name: str = "message") -> bytes:
+        """A message of the server's.
+
+        Raises:
+            UpdateRefused: `malformed`: it is not there.
+        """
+        return _bytes_of(self.arrays, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureAnswer:
+    """A site's answer in one turn of a secure round. What it learnt is under masks; how much it learnt from, too.
+
+    Attributes:
+        job: Digest of the job.
+        site: Who.
+        round: Which round it answers.
+        base: Digest of the global model.
+        attempt: As in the request.
+        turn: As in the request.
+        arrays: `message`, signed by the site.
+    """
+
+    job: str
+    site: str
+    round: int
+    base: str
+    attempt: int
+    turn: str
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """None: how well a site's rows fit would be a release of its own."""
+        return {}
+
+    def to_bytes(self) -> bytes:
+        """The blob."""
+        about = {name: getattr(self, name) for name in (*_SECURE_MEMBERS, "site")}
+        return _pack(_SECURE_ANSWER, about, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> SecureAnswer:
+        """Read a blob.
+
+        Raises:
+            UpdateRefused: `malformed`.
+        """
+        about, arrays = _unpack(_SECURE_ANSWER, blob, (*_SECURE_MEMBERS, "site"))
+        _check(about, job=_is_digest, round=_is_count, base=_is_digest, attempt=_is_count, turn=is_site_name)
+        _check(about, site=is_site_name)
+        return cls(arrays=arrays, **about)
+
+    def said(self) -> bytes:
+        """What the site signed.
+
+        Raises:
+            UpdateRefused: `malformed`: it is not there.
+        """
+        return _bytes_of(self.arrays, "message")
+
+
+def message_arrays(**messages: bytes) -> dict[str, NDArray[Any]]:
+    """Messages as arrays."""
+    return {name: np.frombuffer(message, np.uint8) for name, message in messages.items()}
+
+
+def _bytes_of(arrays: Mapping[str, NDArray[Any]], name: str) -> bytes:
+    found = arrays.get(name)
+    if found is None or found.dtype != np.uint8 or found.ndim != 1:
+        raise UpdateRefused("malformed", f"expected an array `{name}` of bytes")
+    return found.tobytes()
 
 
 def is_site_name(value: object) -> bool:

@@ -6,41 +6,51 @@ journal before it counts, so that a server that was killed goes on in the round 
     rounds.journal          what happened
     models/ROUND.safetensors   the global model that round ROUND begins from, with the optimizer's moments
     updates/ROUND/SITE.safetensors   accepted updates, as they came
-    privacy.ledger          what the noise of each round has cost, where the job promises privacy
+    secure/ROUND-ATTEMPT/TURN/SITE.safetensors   accepted messages of secure rounds, instead of updates
+    receipts/ROUND.dsse.json   how the model that came out of round ROUND came about, signed
+    privacy.ledger          what the noise of each round has cost, where the server adds it
 
-Refused by name: `malformed` (not a message of ours, wrong sizes, numbers that are not finite), `empty` (no example or a
-delta of nothing but zeros: the site did not train), `foreign` (another job), `unknown_site`, `stale` (an earlier round,
-or another model than the round's), `replayed` (the site has answered this round).
+Refused by name: `malformed` (not a message of ours, wrong sizes, numbers that are not finite, or no counts where the
+job counts), `empty` (no example, or a delta of nothing but zeros: the site did not train), `foreign` (another job),
+`unknown_site`, `stale` (an earlier round, or another model than the round's), `replayed` (the site has answered this
+round).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from smallhold.device.durable_file import write_durably
-from smallhold.device.trust import generate_private_key, load_private_key, save_private_key
+from smallhold.device.durable_file import remove_leftovers, write_durably
 from smallhold.device.wall_clock import wall_ms
 from smallhold.errors import BudgetExceeded, FederationError, JournalError, QuorumError, UpdateRefused
 from smallhold.federate.aggregate import Adam, krum, trimmed_mean, weighted_mean
+from smallhold.federate.cell_counts import check_layout
 from smallhold.federate.filters import decode_delta
-from smallhold.federate.job import FederatedJob
+from smallhold.federate.job import FederatedJob, draw_cohort
 from smallhold.federate.journal import RoundJournal
 from smallhold.federate.layout import Layout, Vector
-from smallhold.federate.messages import TrainRequest, Update
-from smallhold.privacy.accountant import Charge, compose_epsilon
+from smallhold.federate.members import Members
+from smallhold.federate.messages import SecureAnswer, TrainRequest, Update
+from smallhold.federate.person_privacy import check_person_cost, person_budget
+from smallhold.federate.receipt import FOLDER as RECEIPTS
+from smallhold.federate.receipt import write_receipt
+from smallhold.federate.round_budget import RoundBudget
+from smallhold.federate.secure_rounds import SecureRounds
+from smallhold.federate.stored_rows import StoredRows
+from smallhold.privacy.accountant import Charge
 from smallhold.privacy.ledger import Budget
-from smallhold.privacy.ledger_file import Ledger
-from smallhold.privacy.noise import add_gaussian_noise, grid_sensitivity
+from smallhold.privacy.noise import add_gaussian_noise, discrete_gaussian, grid_sensitivity
 from smallhold.privacy.randomness import Random
 from smallhold.records import sha256_hex
 
 JOURNAL = "rounds.journal"
-LEDGER = "privacy.ledger"
+_NAMED = 20  # sites in a message
 
 
 class RoundServer:
@@ -55,6 +65,7 @@ class RoundServer:
         *,
         clock_ms: Callable[[], int] = wall_ms,
         random: Random | None = None,
+        members: Members | None = None,
     ) -> None:
         """Begin a job, or go on with the one that the folder holds.
 
@@ -65,14 +76,20 @@ class RoundServer:
             folder: Of the job's state; created when absent.
             clock_ms: Wall clock for the journal.
             random: Of the noise; a cryptographically secure source when None.
+            members: Keys, where the job takes secure sums; without them its rounds can only be read.
 
         Raises:
             JournalError: another server has the job open, or its journal or a file was altered.
             FederationError: the folder holds another job.
             BudgetExceeded: the job's rounds would cost more than its budget.
+            RecipeError: the job counts and the layout is of a model.
         """
+        check_layout(job, layout)
         self.job, self.layout, self._folder, self._random = job, layout, folder, random
         self._journal = RoundJournal(folder / JOURNAL, clock_ms=clock_ms)
+        self._secure: SecureRounds | None = None
+        if job.upload.secure:
+            self._secure = SecureRounds(job, layout.size, folder, self._journal, members)
         try:
             self._resume(initial)
         except BaseException:
@@ -80,14 +97,16 @@ class RoundServer:
             raise
 
     def _resume(self, initial: Vector) -> None:
-        self.round, self.model, self._adam = 0, initial, Adam.start(self.layout.size)
+        self.model, self._adam = initial, Adam.start(self.layout.size)
         self.base = self.layout.digest_of(initial)
-        self.accepted: dict[str, str] = {}
+        self._sites = frozenset(self.job.sites)
+        self._begin_round(0)
         begun = {"job": self.job.digest, "layout": self.layout.digest, "base": self.base}
         if not self._journal.entries:
             self._check_budget()
             self._save(0, self.model, self._adam)
             self._journal.append("job", **begun, name=self.job.name, sites=list(self.job.sites))
+            self._begin_secure()
             return
         first = self._journal.entries[0]
         if first.kind != "job" or any(first.body.get(name) != value for name, value in begun.items()):
@@ -96,20 +115,58 @@ class RoundServer:
             if entry.kind == "update":
                 self.accepted[entry.body["site"]] = entry.body["digest"]
             elif entry.kind == "round_closed":
-                self.round, self.base, self.accepted = entry.body["round"] + 1, entry.body["model"], {}
-                digest = entry.body["file"]
+                self.base, digest = entry.body["model"], entry.body["file"]
+                self._begin_round(entry.body["round"] + 1)
+            elif entry.kind == "refused":
+                self._refused.add((entry.body["site"], entry.body["reason"]))
         if self.round:
             self._load(digest)
+        self._begin_secure()
+        remove_leftovers(self._update_file(self.round, "").parent)
+        self._write_receipts()
+
+    def _begin_round(self, number: int) -> None:
+        self.round, self.accepted = number, dict[str, str]()
+        self._refused: set[tuple[str | None, str]] = set()
+        self.cohort = draw_cohort(self.job, number)
+        self._expected = frozenset(self.cohort)
+
+    def _begin_secure(self) -> None:
+        if self._secure is not None and not self.is_finished:
+            self._secure.begin(self.round, self.base, self._journal.entries)
+
+    def _write_receipts(self) -> None:
+        """Of every round that is closed; after a kill the last one may be missing."""
+        missing = [n for n in range(self.round) if not (self._folder / RECEIPTS / f"{n}.dsse.json").exists()]
+        if not missing:
+            return
+        ledger = None
+        if budget := self._budget():
+            with budget.open_ledger(self._folder) as held:
+                ledger = held.state
+        for number in missing:
+            write_receipt(self._folder, self.job, self.layout, self._journal.entries, number, ledger)
+
+    def _budget(self) -> RoundBudget | None:
+        """What a round's model costs whom, where this server adds the noise."""
+        privacy, job = self.job.privacy, self.job
+        if job.is_counting and job.statistics.stddev and not job.upload.secure:
+            return person_budget(job)
+        if not privacy.noise_multiplier:
+            return None
+        # What rounding to the noise's grid adds to the sensitivity counts as a little less noise.
+        stddev = privacy.noise_multiplier * privacy.clip_norm
+        sensitivity = privacy.clip_norm + grid_sensitivity(self.layout.size, stddev)
+        charge = Charge(noise_multiplier=stddev / sensitivity)
+        return RoundBudget("site", Budget(privacy.epsilon, privacy.delta), charge)
 
     def _check_budget(self) -> None:
-        """Refuse before anybody is asked what the ledger would refuse in a later round."""
-        privacy = self.job.privacy
-        if not privacy.noise_multiplier:
+        """Refuse before anybody is asked what a ledger would refuse later."""
+        if self.job.statistics.stddev:  # whoever adds the noise
+            check_person_cost(self.job, person_budget(self.job))
             return
-        cost = compose_epsilon(
-            [Charge(noise_multiplier=privacy.noise_multiplier, steps=self.job.rounds)], delta=privacy.delta
-        )
-        if cost > privacy.epsilon:
+        privacy, budget = self.job.privacy, self._budget()
+        if budget is not None and (cost := budget.cost(self.job.rounds)) > privacy.epsilon:
             raise BudgetExceeded(
                 f"job {self.job.name}: {self.job.rounds} rounds at noise_multiplier {privacy.noise_multiplier:g} cost "
                 f"epsilon {cost:.2f} of {privacy.epsilon:g} at delta {privacy.delta:g}",
@@ -122,16 +179,15 @@ class RoundServer:
         return self.round >= self.job.rounds
 
     @property
-    def cohort(self) -> tuple[str, ...]:
-        """Sites that the round asks, by name; drawn anew for every round by the job's seed."""
-        if self.job.cohort_size == len(self.job.sites):
-            return tuple(sorted(self.job.sites))
-        rng = np.random.default_rng([self.job.seed, 11, self.round])
-        return tuple(sorted(rng.choice(sorted(self.job.sites), self.job.cohort_size, replace=False).tolist()))
+    def turn(self) -> str:
+        """What is being collected: a name that changes whenever `close_round` has closed something."""
+        return str(self.round) if self._secure is None or self.is_finished else self._secure.turn
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """Sites of the cohort that have not answered."""
+        """Sites of the cohort that have not answered; in a secure round, in its turn."""
+        if self._secure is not None:
+            return self._secure.waiting_for
         return tuple(site for site in self.cohort if site not in self.accepted)
 
     def request(self) -> bytes:
@@ -142,10 +198,12 @@ class RoundServer:
         """
         if self.is_finished:
             raise FederationError(f"job {self.job.name}: all {self.job.rounds} rounds are closed")
+        if self._secure is not None:
+            return self._secure.request(self.model)
         arrays = {"model": self.model}
         return TrainRequest(job=self.job.digest, round=self.round, base=self.base, arrays=arrays).to_bytes()
 
-    def receive(self, blob: bytes, *, sender: str | None = None) -> Update:
+    def receive(self, blob: bytes, *, sender: str | None = None) -> Update | SecureAnswer:
         """Count an update; it is on the disk and in the journal when this returns.
 
         Args:
@@ -156,17 +214,22 @@ class RoundServer:
             UpdateRefused: see the module; the round goes on without it.
         """
         try:
+            if self._secure is not None:
+                answer = SecureAnswer.from_bytes(blob)
+                self._check_origin(answer, sender)
+                self._secure.receive(answer, blob)
+                return answer
             update = Update.from_bytes(blob)
             self._check(update, sender)
         except UpdateRefused as refusal:
-            known = sender if sender in self.job.sites else None
-            what = {"round": self.round, "site": known, "reason": refusal.reason}
-            if what not in (entry.body for entry in self._journal.entries if entry.kind == "refused"):
-                self._journal.append("refused", **what)  # once a round: a flood must not fill the disk
+            what = (sender if sender in self._sites else None, refusal.reason)
+            if what not in self._refused:  # once a round: a flood must not fill the disk
+                self._journal.append("refused", round=self.round, site=what[0], reason=what[1])
+                self._refused.add(what)
             raise
         path = self._update_file(self.round, update.site)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, [blob], mode=0o600)
+        write_durably(path, [blob], mode=0o600, removes_leftovers=False)
         digest = sha256_hex(blob)
         self._journal.append(
             "update",
@@ -184,14 +247,21 @@ class RoundServer:
     def close_round(self) -> Vector:
         """Aggregate what was accepted into the next global model (P,).
 
+        A secure round has turns: all but the last leave round and model as they are, and ask for the next answer.
+
         Raises:
             QuorumError: too few updates.
             JournalError: an accepted update is no longer what it was.
         """
-        if len(self.accepted) < self.job.least:
+        if self._secure is not None:
+            if not self._secure.close_turn():
+                return self.model
+        elif len(self.accepted) < self.job.least:
+            waiting = self.waiting_for
+            more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
             raise QuorumError(
                 f"job {self.job.name}, round {self.round}: expected at least {self.job.least} updates, got "
-                f"{len(self.accepted)}; waiting for {', '.join(self.waiting_for)}",
+                f"{len(self.accepted)}; waiting for {', '.join(waiting[:_NAMED])}{more}",
                 hint="start the missing sites and run the same command again: accepted updates are kept",
             )
         # Nothing of this object changes before the new model is on the disk and in the journal: a full disk can be
@@ -205,38 +275,51 @@ class RoundServer:
         model = self.model + step
         base = self.layout.digest_of(model)
         digest = self._save(self.round + 1, model, adam)
-        sites = sorted(self.accepted)
-        self._journal.append("round_closed", round=self.round, sites=sites, model=base, file=digest)
+        sites, secure = sorted(self.accepted), dict[str, int]()
+        if self._secure is not None:
+            sites, secure = list(self._secure.survivors), {"attempt": self._secure.attempt}
+            secure["num_examples"] = self._secure.aggregate()[1]
+        self._journal.append("round_closed", round=self.round, sites=sites, model=base, file=digest, **secure)
         self.model, self.base, self._adam = model, base, adam
-        self.round, self.accepted = self.round + 1, {}
+        self._begin_round(self.round + 1)
+        self._begin_secure()
         if self.is_finished:
             self._journal.append("finished", rounds=self.round, model=base)
+        self._write_receipts()
         return model
 
     def close(self) -> None:
         """Let another process go on with the job."""
         self._journal.close()
 
-    def _check(self, update: Update, sender: str | None) -> None:
+    def _check_origin(self, update: Update | SecureAnswer, sender: str | None) -> None:
         if update.job != self.job.digest:
             raise UpdateRefused("foreign", "it answers another job")
-        if update.site not in self.job.sites or (sender is not None and sender != update.site):
+        if update.site not in self._sites or (sender is not None and sender != update.site):
             came_from = f" from {sender!r}" if sender else ""
             raise UpdateRefused("unknown_site", f"{update.site!r} is not expected{came_from}")
         if update.round != self.round or update.base != self.base:
             ours, theirs = f"round {self.round} from {self.base[:12]}", f"round {update.round} from {update.base[:12]}"
             raise UpdateRefused("stale", f"expected {ours}, got {theirs}")
-        if update.site not in self.cohort:
+        if update.site not in self._expected:
             raise UpdateRefused("unknown_site", f"{update.site} is not in the cohort of round {self.round}")
+
+    def _check(self, update: Update, sender: str | None) -> None:
+        self._check_origin(update, sender)
         if update.site in self.accepted:
             raise UpdateRefused("replayed", f"{update.site} has answered round {self.round}")
         delta = decode_delta(update, self.job, self.layout.size)
-        if update.num_examples == 0 or not delta.any():
+        # A site may have nobody in any cell.
+        if update.num_examples == 0 or not (delta.any() or self.job.is_counting):
             raise UpdateRefused("empty", f"{update.site} did not train: {update.num_examples} examples")
 
     def _aggregate(self) -> Vector:
         choice, privacy = self.job.aggregation, self.job.privacy
+        if self._secure is not None:
+            return self._secure.aggregate()[0]
         deltas = ((update, decode_delta(update, self.job, self.layout.size)) for update in self._updates())
+        if choice.method == "sum":
+            return self._add_counts(delta for _, delta in deltas)
         if privacy.noise_multiplier:
             # Every site counts alike, over a fixed number: how many rows it has would be a leak of its own.
             total = sum((delta.astype(np.float64) for _, delta in deltas), start=np.zeros(self.layout.size))
@@ -244,12 +327,25 @@ class RoundServer:
             noisy = add_gaussian_noise(total, stddev=privacy.noise_multiplier * privacy.clip_norm, random=self._random)
             return (noisy / self.job.cohort_size).astype(np.float32)
         if choice.method == "mean":
-            return weighted_mean((delta, float(update.num_examples)) for update, delta in deltas)
-        matrix = np.stack([delta for _, delta in deltas])
-        if choice.method == "trimmed_mean":
-            return trimmed_mean(matrix, trim=choice.trim)
-        chosen: Vector = matrix[krum(matrix, byzantine=choice.byzantine)]
-        return chosen
+            most = choice.max_examples or sys.maxsize
+            return weighted_mean((delta, float(min(update.num_examples, most))) for update, delta in deltas)
+        # These two look at all updates at once, which lie on the disk and not in memory.
+        with StoredRows(self._folder, self.layout.size) as rows:
+            for _, delta in deltas:
+                rows.append(delta)
+            if choice.method == "trimmed_mean":
+                return trimmed_mean(rows, trim=choice.trim)
+            place = krum(rows, byzantine=choice.byzantine)
+            chosen: Vector = rows[place : place + 1][0]
+            return chosen
+
+    def _add_counts(self, counts: Iterable[Vector]) -> Vector:
+        """The sum of the sites' counts (P,), with this server's noise where there is any."""
+        total = sum((part.astype(np.int64) for part in counts), start=np.zeros(self.layout.size, np.int64))
+        if stddev := self.job.statistics.stddev:
+            self._spend()
+            total += discrete_gaussian(total.size, stddev=stddev, random=self._random)
+        return total.astype(np.float32)
 
     def _spend(self) -> None:
         """Pay for this round's model before it is made; a round that was killed half way is paid for again.
@@ -257,23 +353,8 @@ class RoundServer:
         Raises:
             BudgetExceeded: the budget does not reach; no model is made.
         """
-        privacy = self.job.privacy
-        # What rounding to the noise's grid adds to the sensitivity counts as a little less noise.
-        stddev = privacy.noise_multiplier * privacy.clip_norm
-        sensitivity = privacy.clip_norm + grid_sensitivity(self.layout.size, stddev)
-        charge = Charge(noise_multiplier=stddev / sensitivity)
-        with self._open_ledger() as ledger:
-            attempt = 0
-            while ledger.find(release := f"{self.job.digest}/{self.round}/{attempt}") is not None:
-                attempt += 1
-            ledger.spend(release, {"site": charge})
-
-    def _open_ledger(self) -> Ledger:
-        key = self._folder / "ledger.key"
-        if not key.exists():
-            save_private_key(generate_private_key(), key)
-        budgets = {"site": Budget(self.job.privacy.epsilon, self.job.privacy.delta)}
-        return Ledger(self._folder / LEDGER, key=load_private_key(key), budgets=budgets)
+        if budget := self._budget():
+            budget.pay(self._folder, self.job, self.round)
 
     def _updates(self) -> Iterator[Update]:
         """Accepted updates by the names of their sites, one at a time."""

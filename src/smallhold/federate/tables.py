@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from smallhold.errors import DataError
 from smallhold.federate.local_model import Rows
+from smallhold.sectors.data_sets import find_data_set, jsonl_files, read_jsonl
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,30 @@ class Table:
             found += [size, abs(size), float(is_measured)] if self.has_deviations else [size, float(is_measured)]
         found += [float(row.get(name) == code) for name, codes in self.codes.items() for code in codes[1:]]
         return found + [float(row.get(name) is not None) for name in self.codes]
+
+
+def read_sites(
+    name: str, data_dir: Path | None, read: Callable[[dict[str, Any]], tuple[str, Iterable[T]] | None]
+) -> dict[str, list[T]]:
+    """What a data set's rows come to, by site, in the order of their names.
+
+    Args:
+        name: Of the data set.
+        data_dir: What the user gave as `--data`, or None.
+        read: Site of a row and what the row is there; None leaves it out.
+
+    Raises:
+        DataError: the data set is missing, or `read` finds that a row is not laid out as documented.
+    """
+    found: dict[str, list[T]] = {}
+    for path in jsonl_files(find_data_set(name, data_dir)):
+        for number, row in enumerate(read_jsonl(path), start=1):
+            try:
+                if (known := read(row)) is not None:
+                    found.setdefault(known[0], []).extend(known[1])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise DataError(f"{path}, line {number}: not a row of {name}: {error!r}") from error
+    return dict(sorted(found.items()))
 
 
 def rows_of(found: Iterable[tuple[list[float], int, str]]) -> Rows:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smallhold.errors import RecipeError
-from smallhold.federate import eicu_death, heart_disease
+from smallhold.federate import assistant_intent, eicu_death, eicu_treatments, heart_disease, simulated
+from smallhold.federate.cell_counts import CellCounts
 from smallhold.federate.job import FederatedJob
 from smallhold.federate.local_model import LocalModel, Rows
 from smallhold.federate.logistic import Logistic
+from smallhold.federate.measure import ACCURACY, AUROC, Measure
 from smallhold.federate.tables import Table
 from smallhold.sectors.splits import Split
 
@@ -24,12 +26,14 @@ class FederatedTask:
         data_set: Whose rows it reads.
         model: Makes a job's model.
         rows: (job, data directory, part of the split) -> site -> rows.
+        measure: By which figure it is judged.
     """
 
     what: str
     data_set: str
     model: Callable[[FederatedJob], LocalModel]
     rows: Callable[[FederatedJob, Path | None, Split], dict[str, Rows]]
+    measure: Measure = AUROC
 
 
 def _table(
@@ -68,6 +72,19 @@ TASKS: dict[str, FederatedTask] = {
         eicu_death.TABLE,
         eicu_death.load_rows,
     ),
+    "eicu-treatments": FederatedTask(
+        "persons by condition, treatment and outcome of intensive-care stays, at hospitals of five regions; counts",
+        eicu_death.NAME,
+        CellCounts,
+        lambda job, data_dir, part: eicu_treatments.load_rows(job.statistics.dimensions, data_dir, part),
+    ),
+    "assistant-intent": FederatedTask(
+        "what somebody wants of an assistant, a site for each language; multinomial logistic regression on n-grams",
+        assistant_intent.NAME,
+        lambda _: Logistic(assistant_intent.NUM_FEATURES, num_labels=len(assistant_intent.INTENTS), ridge=1e-4),
+        lambda _, data_dir, part: assistant_intent.load_rows(data_dir, part),
+        ACCURACY,
+    ),
     "icu-risk": FederatedTask(
         "death in hospital at any hour, a site for each type of unit; adapters on a base model",
         "physionet2012_icu",
@@ -75,6 +92,19 @@ TASKS: dict[str, FederatedTask] = {
         _trunk_rows,
     ),
 }
+
+
+def _simulated_rows(job: FederatedJob, data_dir: Path | None, part: Split) -> dict[str, Rows]:
+    del data_dir
+    return {site: simulated.rows_of(site, job.seed, part) for site in job.sites}
+
+
+TASKS["simulated"] = FederatedTask(
+    "a simulated rule on simulated rows; logistic regression",
+    simulated.NAME,
+    lambda _: Logistic(simulated.NUM_FEATURES),
+    _simulated_rows,
+)
 
 
 def find_federated_task(name: str) -> FederatedTask:

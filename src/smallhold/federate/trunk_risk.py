@@ -8,7 +8,9 @@ hour.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,12 +24,16 @@ from smallhold.federate.job import LocalChoice
 from smallhold.federate.layout import Layout, Vector
 from smallhold.federate.local_model import Rows, Trained
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
-from smallhold.learn.lora import add_lora, set_parameters
+from smallhold.learn.lora import LoraLinear, add_lora, set_parameters
+from smallhold.learn.per_sample import PerSampleGradients, clipped_sum
 from smallhold.records import canonical_json, sha256_hex
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.splits import Split
 from smallhold.teach.signal_task import signal_inputs
 from smallhold.teach.signal_training import hour_weights
+
+if TYPE_CHECKING:
+    from smallhold.federate.record_privacy import RecordGuard
 
 #: Patients in one forward pass of a prediction.
 _BATCH = 128
@@ -48,10 +54,26 @@ class TrunkRisk:
         self._head = nn.Linear(width, 1)
         nn.init.zeros_(self._head.weight)
         nn.init.zeros_(self._head.bias)
+        maps = {name: module for name, module in self._model.named_modules() if isinstance(module, LoraLinear)}
+        self._maps: dict[str, nn.Module] = {**maps, "head": self._head}
         trained = {**self._adapters, **{f"head.{name}": p for name, p in self._head.named_parameters()}}
         self._trained = {name: trained[name] for name in sorted(trained)}
         self._start = {name: p.detach().clone() for name, p in self._trained.items()}
         self.layout = Layout.of(_arrays(self._start), frozen=_digest_of(base))
+
+    @property
+    def num_channels(self) -> int:
+        """C, channels of an hour."""
+        return _width_of(self._model.encoder.basis) // 4
+
+    @property
+    def num_static(self) -> int:
+        """S, static features."""
+        return _width_of(self._model.encoder.static)
+
+    def frozen_parameters(self) -> Iterator[nn.Parameter]:
+        """What every site has already and nobody sends."""
+        return (p for p in self._model.parameters() if not p.requires_grad)
 
     def initial(self, seed: int) -> Vector:
         """(P,) adapters that change nothing, one half of each drawn from the seed, and a head of zeros."""
@@ -62,8 +84,12 @@ class TrunkRisk:
         }
         return self.layout.flatten(_arrays(drawn))
 
-    def train(self, model: Vector, rows: Rows, choice: LocalChoice, seed: int) -> Trained:
+    def train(
+        self, model: Vector, rows: Rows, choice: LocalChoice, seed: int, guard: RecordGuard | None = None
+    ) -> Trained:
         """See `LocalModel`; AdamW without decay, whose moments begin anew in every round."""
+        if guard is not None:
+            return self._train_guarded(model, rows, choice, guard)
         self._set(model)
         channels, static = rows.inputs["channels"], rows.inputs["static"]
         label = torch.from_numpy(rows.label.astype(np.float32))
@@ -89,6 +115,33 @@ class TrunkRisk:
             torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
             optimizer.step()
         return Trained(self.layout.flatten(_arrays(self._trained)), float(np.mean(losses)))
+
+    def _train_guarded(self, model: Vector, rows: Rows, choice: LocalChoice, guard: RecordGuard) -> Trained:
+        """DP-SGD; AdamW on the noisy means, which costs no privacy."""
+        self._set(model)
+        channels, static = rows.inputs["channels"], rows.inputs["static"]
+        label = torch.from_numpy(rows.label.astype(np.float32))
+        weight = torch.from_numpy(hour_weights(channels.shape[1], icu_risk.HORIZONS_H))
+        start = {name: p.detach().clone() for name, p in self._trained.items()}
+        optimizer = torch.optim.AdamW(self._trained.values(), lr=choice.learning_rate, weight_decay=0.0)
+        for _ in range(guard.steps):
+            batch = guard.draw()
+            total = np.zeros(self.layout.size)
+            if len(batch):
+                with PerSampleGradients(self._maps) as watched:
+                    logits = self._logits(channels[batch], static[batch])
+                    target = label[batch][:, None].expand_as(logits)
+                    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
+                sums, _ = clipped_sum(watched.of(losses.mean(1)), clip_norm=guard.clip_norm)
+                total = self.layout.flatten(_arrays(sums)).astype(np.float64)
+            released = self.layout.unflatten(guard.release(total).astype(np.float32))
+            with torch.no_grad():
+                for name, p in self._trained.items():
+                    p.grad = torch.from_numpy(released[name].copy())
+                    if choice.proximal:
+                        p.grad += choice.proximal * (p - start[name])
+            optimizer.step()
+        return Trained(self.layout.flatten(_arrays(self._trained)), 0.0)
 
     def predict(self, model: Vector, rows: Rows) -> NDArray[np.float64]:
         """See `LocalModel`; log-odds at the last hour."""
@@ -132,6 +185,11 @@ def load_rows(base: Path, data_dir: Path | None, part: Split) -> dict[str, Rows]
         name = site.replace(" ", "-")
         found[name] = Rows({"channels": channels, "static": static}, label, tuple(s.record_id for s in here))
     return found
+
+
+def _width_of(adapted: nn.Module) -> int:
+    assert isinstance(adapted, LoraLinear)  # noqa: S101 - `add_lora` made it
+    return adapted.frozen.in_features
 
 
 def _digest_of(base: Path) -> str:

@@ -41,11 +41,17 @@ class Filter:
         is_linear: Whether filtered updates can be added and the sum be read like one of them. Top-k is not: every site
             keeps other positions. Positions that are the same for all sites, chosen without looking at data, are.
         needs_plaintext: Whether it reads or changes plain numbers.
+        key: What asked for it, for messages: a key of a job.
     """
 
     kind: Kind
     is_linear: bool
     needs_plaintext: bool
+    key: str = ""
+
+    def __str__(self) -> str:
+        """The kind, and who asked for it."""
+        return f"{self.kind} ({self.key})" if self.key else self.kind
 
 
 CLIP = Filter(kind="clip", is_linear=False, needs_plaintext=True)
@@ -87,6 +93,8 @@ def plan_filters(
     claims_privacy: bool = False,
     has_server_noise: bool = False,
     keeps_order: bool = False,
+    aggregate_key: str = "",
+    noise_key: str = "",
 ) -> FilterPlan:
     """Order filters, and refuse what cannot work or protects nothing.
 
@@ -96,6 +104,8 @@ def plan_filters(
         claims_privacy: Whether an epsilon will be stated for the result.
         has_server_noise: Whether the server adds noise to the sum (central differential privacy).
         keeps_order: Refuse another order than the right one instead of putting it right.
+        aggregate_key: What asked for the aggregate, for messages.
+        noise_key: What asked for the server's noise, for messages.
 
     Raises:
         RecipeError: names the filters that do not go together, and what to do instead.
@@ -111,8 +121,14 @@ def plan_filters(
     ordered = tuple(sorted(filters, key=lambda step: ORDER.index(step.kind)))
     if keeps_order:
         _check_order(filters, ordered)
-    hiding = [kind for kind in _HIDING if kind in kinds]
-    _check_hidden(ordered, hiding, aggregate)
+    hiding = [step for step in ordered if step.kind in _HIDING]
+    _check_hidden(ordered, hiding, f"{aggregate} ({aggregate_key})" if aggregate_key else aggregate, aggregate)
+    if hiding and has_server_noise:
+        raise RecipeError(
+            f"noise at the server{f' ({noise_key})' if noise_key else ''} after {hiding[0]}: "
+            "nothing holds a site that hides its update to its clip norm",
+            hint="discrete_noise at the sites, before they hide their updates",
+        )
     _check_exclusive(kinds)
     has_site_noise = "noise" in kinds or "discrete_noise" in kinds
     if (claims_privacy or has_site_noise or has_server_noise) and "clip" not in kinds:
@@ -145,7 +161,7 @@ def _check_order(asked: Sequence[Filter], ordered: Sequence[Filter]) -> None:
             )
 
 
-def _check_hidden(ordered: Sequence[Filter], hiding: Sequence[str], aggregate: str) -> None:
+def _check_hidden(ordered: Sequence[Filter], hiding: Sequence[Filter], named: str, aggregate: str) -> None:
     """What is added without being read must be whole numbers with one meaning at every site."""
     if not hiding:
         return
@@ -153,17 +169,19 @@ def _check_hidden(ordered: Sequence[Filter], hiding: Sequence[str], aggregate: s
         raise RecipeError(
             "mask and encrypt: each hides the updates from the server, together they only cost", hint="choose one"
         )
-    what = "masked sums" if hiding[0] == "mask" else "ciphertexts"
+    what = "masked sums" if hiding[0].kind == "mask" else "ciphertexts"
+    what += f" ({hiding[0].key})" if hiding[0].key else ""
     if aggregate not in _LINEAR_AGGREGATES:
         raise RecipeError(
-            f"{aggregate} over {what}: it compares single updates, which the server cannot see",
+            f"{named} over {what}: it compares single updates, which the server cannot see",
             hint="take a mean and clip the updates, or give up hiding them",
         )
     kinds = {step.kind for step in ordered}
     for step in ordered:
         if step.kind == "sparsify" and not step.is_linear:
             raise RecipeError(
-                f"sparsify (top-k) under {hiding[0]}: every site would keep other positions, no sum has a meaning",
+                f"sparsify ({step.key or 'top-k'}) under {hiding[0]}: "
+                "every site would keep other positions, no sum has a meaning",
                 hint="choose the positions for all sites alike, without looking at data, or send LoRA adapters whole",
             )
         if step.kind == "noise":
@@ -173,7 +191,8 @@ def _check_hidden(ordered: Sequence[Filter], hiding: Sequence[str], aggregate: s
             )
         if step.kind == "quantize" and not step.is_linear:
             raise RecipeError(
-                f"quantize by group under {hiding[0]}: every site has its own scales, and the codes cannot be added",
+                f"quantize by group{f' ({step.key})' if step.key else ''} under {hiding[0]}: "
+                "every site has its own scales, and the codes cannot be added",
                 hint="fixed_point has one step for all sites",
             )
     if "fixed_point" not in kinds:

@@ -1,0 +1,48 @@
+"""A job whose updates are summed under masks, on every engine: five turns a round, and the oracle's model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smallhold.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = """
+name = "secure"
+task = "simulated"
+sites = ["a", "b", "c"]
+rounds = 1
+[upload]
+secure = true
+[privacy]
+clip_norm = 1.0
+[aggregation]
+max_examples = 50
+"""
+WAYS = {"flower": [], "nvflare": ["--simulate"], "substra": ["--tasks", "memory"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                not (ROOT / f".venv-{name}/bin/python").exists(), reason=f"needs {name}: make {name}"
+            ),
+        )
+        for name in WAYS
+    ],
+)
+def test_an_engine_carries_the_turns_of_a_secure_sum(engine, tmp_path, capsys):
+    path = tmp_path / "secure.toml"
+    path.write_text(JOB)
+    assert main(["federate", "run", str(path), "--out", str(tmp_path / "oracle"), "--json"]) == 0
+    oracle = json.loads(capsys.readouterr().out)
+    programs = str(ROOT / f".venv-{engine}/bin")
+    arguments = ["--engine", engine, *WAYS[engine], "--programs", programs, "--deadline", "550", "--json"]
+    assert main(["federate", "run", str(path), "--out", str(tmp_path / engine), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == oracle["model"]
+    assert main(["federate", "verify", str(tmp_path / engine)]) == 0
