@@ -65,6 +65,7 @@ def make_parts() -> dict[str, bytes]:
     return {
         "trunk.gguf": trunk(),
         "encoder.gguf": encoder(),
+        "sessions.gguf": weights("llama", 8, vocab=64),
         "ngrams.npz": ngrams(),
         "text.json": text_task("x", ngrams="ngrams/x.npz"),
         "text-alone.json": text_task("x", ngrams=None),
@@ -91,6 +92,7 @@ def make_seeds() -> dict[str, list[bytes]]:
         ],
         "vocabulary": [trunk(), trunk(pre="smollm"), trunk(pre="llama-bpe"), trunk(pre="qwen2")],
         "signal": [encoder(), encoder(bits=0)],
+        "sessions": calls(),
         "plan": [
             text_task("x", ngrams="ngrams/x.npz"), text_task("x", ngrams=None), signal_task("x"),
             signal_task("x", fields=[field("death", ["no", "yes"], knots=True), field("stay", ["a", "b", "c"])]),
@@ -105,6 +107,28 @@ def make_seeds() -> dict[str, list[bytes]]:
             parts["golden.pem"], parts["golden.pem"] + (MODELS / "trusted_keys").glob("*.pem").__next__().read_bytes(),
         ],
     }  # fmt: skip
+
+
+def calls() -> list[bytes]:
+    """Calls as `sessions.c` reads them: what, which session, and what it is given."""
+    append, score, write = (
+        bytes([2, 0, 4, 1, 2, 3, 4]),
+        bytes([3, 0, 2, 5, 6, 7, 2]),
+        bytes([4, 0, 64, 255, 9, 8, 5, 12, 0]),
+    )
+    greedy, fork, rewind, free = (
+        bytes([4, 1, 0, 255, 0, 0, 5, 16, 1]),
+        bytes([6, 0, 1]),
+        bytes([5, 1, 3]),
+        bytes([7, 0]),
+    )
+    threads, eight_bits = bytes([0, 0, 3]), bytes([1, 0, 8])
+    return [
+        append + score + write + fork + rewind + greedy + free + append,
+        threads + eight_bits + append + fork + bytes([2, 1, 3, 7, 8, 9]) + bytes([6, 1, 2]) + greedy,
+        5 * (bytes([2, 0, 16]) + bytes(range(16))) + score,  # past the context
+        bytes([2, 0, 1, 255]) + bytes([5, 0, 200]) + bytes([1, 0, 7]),  # refused
+    ]
 
 
 def dictionary() -> bytes:

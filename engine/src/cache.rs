@@ -15,7 +15,7 @@ pub const PAGE: usize = 32;
 /// Bytes of pages that are kept for the next session.
 const MOST_SPARE: usize = 1 << 24;
 
-/// A page: keys and values of every layer and head, (L, 2, KV, PAGE, hd).
+/// A page: keys (hd, PAGE) and values (PAGE, hd) of every layer and head, (L, 2, KV, PAGE * hd).
 struct Page {
     numbers: Numbers,
     spare: Arc<Pages>,
@@ -102,7 +102,7 @@ pub struct Cache {
 /// Which half of a page.
 #[derive(Clone, Copy)]
 pub enum Half {
-    /// Keys, turned by their positions.
+    /// Keys, turned by their positions; a dimension of all positions lies together.
     Keys,
     /// Values.
     Values,
@@ -152,11 +152,14 @@ impl Cache {
             };
             let page = &mut page.numbers;
             for (head, from) in heads.chunks_exact(width).enumerate() {
-                let at = start + head * PAGE + position % PAGE;
+                let (first, at) = (start + head * PAGE, position % PAGE);
+                let block = first * width..(first + PAGE) * width;
                 match page {
-                    Numbers::Exact(numbers) => numbers[at * width..(at + 1) * width].copy_from_slice(from),
+                    Numbers::Exact(numbers) => put(half, at, &mut numbers[block], from.iter().copied()),
                     Numbers::Rounded { integers, steps } => {
-                        steps[at] = round(from, &mut integers[at * width..(at + 1) * width]);
+                        let (step, inverse) = step_of(from);
+                        steps[first + at] = step;
+                        put(half, at, &mut integers[block], from.iter().map(|x| to_nearest(x * inverse)));
                     }
                 }
             }
@@ -172,7 +175,8 @@ impl Cache {
         }
     }
 
-    /// The first `count` keys or values (count, hd) of one head in one page; rounded ones are widened into `room`.
+    /// The keys (hd, PAGE) or first `count` values (count, hd) of one head in one page; rounded ones are widened into
+    /// `room`. Keys behind the first `count` are whatever was there before.
     pub fn read<'a>(
         &'a self,
         layer: usize,
@@ -183,16 +187,32 @@ impl Cache {
         room: &'a mut [f32],
     ) -> &'a [f32] {
         let (width, start) = (self.spare.head_dim, self.first_vector(layer, half, head));
+        let len = match half {
+            Half::Keys => PAGE * width,
+            Half::Values => count * width,
+        };
         match &self.pages[page].numbers {
-            Numbers::Exact(numbers) => &numbers[start * width..(start + count) * width],
+            Numbers::Exact(numbers) => &numbers[start * width..][..len],
             Numbers::Rounded { integers, steps } => {
-                let vectors = integers[start * width..].chunks_exact(width).zip(&steps[start..start + count]);
-                for ((integers, step), out) in vectors.zip(room.chunks_exact_mut(width)) {
-                    for (slot, integer) in out.iter_mut().zip(integers) {
-                        *slot = f32::from(*integer) * step;
+                let (integers, steps) = (&integers[start * width..][..len], &steps[start..start + PAGE]);
+                match half {
+                    Half::Keys => {
+                        for (out, integers) in room.chunks_exact_mut(PAGE).zip(integers.chunks_exact(PAGE)) {
+                            for ((slot, integer), step) in out.iter_mut().zip(integers).zip(steps) {
+                                *slot = f32::from(*integer) * step;
+                            }
+                        }
+                    }
+                    Half::Values => {
+                        let vectors = room.chunks_exact_mut(width).zip(integers.chunks_exact(width));
+                        for ((out, integers), step) in vectors.zip(steps) {
+                            for (slot, integer) in out.iter_mut().zip(integers) {
+                                *slot = f32::from(*integer) * step;
+                            }
+                        }
                     }
                 }
-                &room[..count * width]
+                &room[..len]
             }
         }
     }
@@ -202,13 +222,17 @@ impl Cache {
     }
 }
 
-/// Round a vector by its largest number, which becomes 127 or -127; the step.
-fn round(numbers: &[f32], out: &mut [i8]) -> f32 {
-    let largest = numbers.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let step = largest / 127.0;
-    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-    for (slot, x) in out.iter_mut().zip(numbers) {
-        *slot = to_nearest(x * inverse);
+/// Write one position's numbers (hd,) into its places of a head in a page.
+fn put<T>(half: Half, position: usize, page: &mut [T], numbers: impl ExactSizeIterator<Item = T>) {
+    let width = numbers.len();
+    match half {
+        Half::Keys => page[position..].iter_mut().step_by(PAGE).zip(numbers).for_each(|(slot, x)| *slot = x),
+        Half::Values => page[position * width..].iter_mut().zip(numbers).for_each(|(slot, x)| *slot = x),
     }
-    step
+}
+
+/// The step by which a vector's largest number becomes 127 or -127, and its inverse.
+fn step_of(numbers: &[f32]) -> (f32, f32) {
+    let step = numbers.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+    (step, if step > 0.0 { 1.0 / step } else { 0.0 })
 }

@@ -12,7 +12,7 @@ use core::ops::Range;
 
 use crate::cache::{Cache, Half, PAGE};
 use crate::error::Result;
-use crate::kernels::{Rounded, GROUP};
+use crate::kernels::{Rounded, Row, GROUP};
 use crate::memory;
 use crate::model::{turn_of, Config, Linear, Matrix, Model};
 
@@ -219,41 +219,39 @@ impl Heads<'_> {
         let scale = 1.0 / crate::math::sqrt(width as f32);
         let (per_position, first) = (config.heads * width, kv_heads.start * group);
         let (count, heads) = (self.query.len() / per_position, kv_heads.len() * group);
-        let mut room = vec![0.0; self.cache.room()];
+        let (mut room, mut rows) = (vec![0.0; self.cache.room()], Vec::with_capacity(TILE * group));
         for tile in (0..count).step_by(TILE) {
             let end = count.min(tile + TILE);
-            // Queries that read the same keys: their place, the place of their weights, and what they see of a page.
-            let queries = |kv_head: usize, page: usize| {
-                let pairs = (tile..end).flat_map(move |t| (0..group).map(move |g| (t, g + kv_head * group - first)));
-                pairs.map(move |(t, head)| {
-                    let at = ((t - tile) * heads + head) * self.stride + page * PAGE;
-                    (t * per_position + head * width, at, (past + t + 1).saturating_sub(page * PAGE).min(PAGE))
+            // Queries that read the same keys, of the first key-value head; those of the next lie `group` heads on.
+            rows.clear();
+            rows.extend((tile..end).flat_map(|t| {
+                (0..group).map(move |g| Row {
+                    numbers: t * per_position + g * width,
+                    weights: ((t - tile) * heads + g) * self.stride,
                 })
-            };
-            let pages = (past + end).div_ceil(PAGE);
-            for page in 0..pages {
-                for kv_head in kv_heads.clone() {
-                    let most = (past + end - page * PAGE).min(PAGE);
-                    let keys = self.cache.read(self.layer, Half::Keys, kv_head, page, most, &mut room);
-                    for (here, at, seen) in queries(kv_head, page) {
-                        let query = &self.query[first * width + here..][..width];
-                        (kernels.scores)(query, &keys[..seen * width], &mut weights[at..at + seen]);
-                    }
+            }));
+            let all = past + end;
+            for page in 0..all.div_ceil(PAGE) {
+                for (i, kv_head) in kv_heads.clone().enumerate() {
+                    let seen = (all - page * PAGE).min(PAGE);
+                    let keys = self.cache.read(self.layer, Half::Keys, kv_head, page, seen, &mut room);
+                    let (from, to) = ((first + i * group) * width, i * group * self.stride + page * PAGE);
+                    (kernels.scores)(&self.query[from..], keys, &rows, seen, &mut weights[to..]);
                 }
             }
+            // What a position does not see has no weight.
             for (t, weights) in (tile..end).zip(weights.chunks_exact_mut(heads * self.stride)) {
                 for weights in weights.chunks_exact_mut(self.stride) {
                     (kernels.softmax)(&mut weights[..past + t + 1], scale);
+                    weights[past + t + 1..all].fill(0.0);
                 }
             }
-            for page in 0..pages {
-                for kv_head in kv_heads.clone() {
-                    let most = (past + end - page * PAGE).min(PAGE);
-                    let values = self.cache.read(self.layer, Half::Values, kv_head, page, most, &mut room);
-                    for (here, at, seen) in queries(kv_head, page) {
-                        let sum = &mut mixed[here..here + width];
-                        (kernels.add_weighted)(&weights[at..at + seen], &values[..seen * width], sum);
-                    }
+            for page in 0..all.div_ceil(PAGE) {
+                for (i, kv_head) in kv_heads.clone().enumerate() {
+                    let seen = (all - page * PAGE).min(PAGE);
+                    let values = self.cache.read(self.layer, Half::Values, kv_head, page, seen, &mut room);
+                    let (from, to) = (i * group * self.stride + page * PAGE, i * group * width);
+                    (kernels.add_weighted)(&weights[from..], values, &rows, seen, &mut mixed[to..]);
                 }
             }
         }

@@ -26,8 +26,8 @@ pub static KERNELS: Kernels = Kernels {
             _ => multiply_numbers::<F16>(weights, rows, out),
         }
     },
-    scores: |query, keys, out| unsafe { scores(query, keys, out) },
-    add_weighted: |weights, values, sum| unsafe { add_weighted(weights, values, sum) },
+    scores: |queries, keys, rows, seen, out| unsafe { scores(queries, keys, rows, seen, out) },
+    add_weighted: |weights, values, rows, seen, sums| unsafe { add_weighted(weights, values, rows, seen, sums) },
     softmax: |scores, scale| unsafe { softmax(scores, scale) },
     gate: |first, up| unsafe { gate(first, up) },
     norm: |row, gain, epsilon, out| unsafe { norm(row, gain, epsilon, out) },
@@ -266,45 +266,14 @@ unsafe fn row_by<N: Numbers, const T: usize>(
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    let width = query.len();
-    if !width.is_multiple_of(8) {
-        return scalar::scores(query, keys, out);
-    }
-    let count = keys.len() / width;
-    assert!(out.len() >= count);
-    for n in 0..count {
-        let mut sum = _mm256_setzero_ps();
-        // SAFETY: key n has `width` numbers, as the query has, and `out` a place for it.
-        unsafe {
-            let key = keys.as_ptr().add(n * width);
-            for i in (0..width).step_by(8) {
-                sum = _mm256_fmadd_ps(_mm256_loadu_ps(query.as_ptr().add(i)), _mm256_loadu_ps(key.add(i)), sum);
-            }
-            *out.get_unchecked_mut(n) = total(sum);
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
-    let width = sum.len();
-    if !width.is_multiple_of(8) {
-        return scalar::add_weighted(weights, values, sum);
-    }
-    assert!(values.len() >= weights.len() * width);
-    for i in (0..width).step_by(8) {
-        // SAFETY: every value has `width` numbers, as the sum has.
-        unsafe {
-            let mut part = _mm256_loadu_ps(sum.as_ptr().add(i));
-            for (n, weight) in weights.iter().enumerate() {
-                part =
-                    _mm256_fmadd_ps(_mm256_set1_ps(*weight), _mm256_loadu_ps(values.as_ptr().add(n * width + i)), part);
-            }
-            _mm256_storeu_ps(sum.as_mut_ptr().add(i), part);
-        }
-    }
+super::attention::attention! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    lanes: 8,
+    load: _mm256_loadu_ps,
+    store: _mm256_storeu_ps,
+    spread: _mm256_set1_ps,
+    multiply_add: _mm256_fmadd_ps,
+    narrow: super::scalar::add_weighted,
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

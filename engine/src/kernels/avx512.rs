@@ -32,8 +32,8 @@ pub static KERNELS: Kernels = Kernels {
             _ => multiply_panels::<Q4>(weights, rows, out),
         }
     },
-    scores: |query, keys, out| unsafe { scores(query, keys, out) },
-    add_weighted: |weights, values, sum| unsafe { add_weighted(weights, values, sum) },
+    scores: |queries, keys, rows, seen, out| unsafe { scores(queries, keys, rows, seen, out) },
+    add_weighted: |weights, values, rows, seen, sums| unsafe { add_weighted(weights, values, rows, seen, sums) },
     softmax: |scores, scale| unsafe { softmax(scores, scale) },
     gate: |first, up| unsafe { gate(first, up) },
     ..avx2::KERNELS
@@ -338,120 +338,14 @@ impl Tile {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    // SAFETY: the features are those of this function, and the width is N vectors.
-    unsafe {
-        match query.len() {
-            32 => scores_of::<2>(query, keys, out),
-            64 => scores_of::<4>(query, keys, out),
-            128 => scores_of::<8>(query, keys, out),
-            _ => (avx2::KERNELS.scores)(query, keys, out),
-        }
-    }
-}
-
-/// Sixteen keys of 16 N numbers at a time: a sum of 16 lanes each, which are then added across.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn scores_of<const N: usize>(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    let (width, count) = (16 * N, keys.len() / (16 * N));
-    assert!(query.len() == width && out.len() >= count);
-    let mut q = [_mm512_setzero_ps(); N];
-    for (i, slot) in q.iter_mut().enumerate() {
-        // SAFETY: the query has N vectors.
-        *slot = unsafe { _mm512_loadu_ps(query.as_ptr().add(16 * i)) };
-    }
-    for n in (0..count).step_by(16) {
-        let last = (count - n).min(16) - 1;
-        let mut quads = [_mm512_setzero_si512(); 4];
-        for (j, quad) in quads.iter_mut().enumerate() {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (k, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: key n + last exists.
-                let key = unsafe { keys.as_ptr().add((n + last.min(4 * j + k)) * width) };
-                for (i, q) in q.iter().enumerate() {
-                    // SAFETY: the key has N vectors.
-                    *sum = _mm512_fmadd_ps(*q, unsafe { _mm512_loadu_ps(key.add(16 * i)) }, *sum);
-                }
-            }
-            let ab = _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
-            let cd = _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]), _mm512_unpackhi_ps(sums[2], sums[3]));
-            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-            *quad = _mm512_castps_si512(_mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd))));
-        }
-        // SAFETY: `out` has a place for keys n .. n + last.
-        unsafe {
-            let [a, b, c, d] = turn_lanes(quads);
-            let first = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
-            let whole = _mm512_add_ps(first, _mm512_add_ps(_mm512_castsi512_ps(c), _mm512_castsi512_ps(d)));
-            _mm512_mask_storeu_ps(out.as_mut_ptr().add(n), (0xffff_u32 >> (15 - last)) as __mmask16, whole);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
-    let width = sum.len();
-    if !width.is_multiple_of(16) {
-        return (avx2::KERNELS.add_weighted)(weights, values, sum);
-    }
-    assert!(values.len() >= weights.len() * width);
-    let mut i = 0;
-    while i < width {
-        // SAFETY: every value has `width` numbers, as the sum has.
-        i += unsafe {
-            let (from, to) = (values.as_ptr().add(i), sum.as_mut_ptr().add(i));
-            match width - i {
-                64.. => add_columns::<4, 1>(weights, from, width, to),
-                32.. => add_columns::<2, 2>(weights, from, width, to),
-                _ => add_columns::<1, 4>(weights, from, width, to),
-            }
-        };
-    }
-}
-
-/// 16 N columns of a weighted sum; their number again. Values take turns in S sums, so that four additions, which is
-/// how long one takes, are always under way.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn add_columns<const N: usize, const S: usize>(
-    weights: &[f32],
-    values: *const f32,
-    width: usize,
-    sum: *mut f32,
-) -> usize {
-    let mut parts = [[_mm512_setzero_ps(); N]; S];
-    // SAFETY: the caller has so many columns in the sum and in every value.
-    unsafe {
-        for (i, part) in parts[0].iter_mut().enumerate() {
-            *part = _mm512_loadu_ps(sum.add(16 * i));
-        }
-        let whole = weights.len() / S * S;
-        for n in (0..whole).step_by(S) {
-            for (s, parts) in parts.iter_mut().enumerate() {
-                let weight = _mm512_set1_ps(*weights.get_unchecked(n + s));
-                for (i, part) in parts.iter_mut().enumerate() {
-                    *part = _mm512_fmadd_ps(weight, _mm512_loadu_ps(values.add((n + s) * width + 16 * i)), *part);
-                }
-            }
-        }
-        for (n, parts) in (whole..weights.len()).zip(parts.iter_mut()) {
-            let weight = _mm512_set1_ps(*weights.get_unchecked(n));
-            for (i, part) in parts.iter_mut().enumerate() {
-                *part = _mm512_fmadd_ps(weight, _mm512_loadu_ps(values.add(n * width + 16 * i)), *part);
-            }
-        }
-        for i in 0..N {
-            let mut whole = parts[0][i];
-            for part in &parts[1..] {
-                whole = _mm512_add_ps(whole, part[i]);
-            }
-            _mm512_storeu_ps(sum.add(16 * i), whole);
-        }
-    }
-    16 * N
+super::attention::attention! {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    lanes: 16,
+    load: _mm512_loadu_ps,
+    store: _mm512_storeu_ps,
+    spread: _mm512_set1_ps,
+    multiply_add: _mm512_fmadd_ps,
+    narrow: (avx2::KERNELS.add_weighted),
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

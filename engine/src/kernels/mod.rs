@@ -8,6 +8,11 @@ use alloc::vec::Vec;
 
 use crate::gguf::Encoding;
 
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_endian = "little", target_feature = "neon")
+))]
+mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -86,6 +91,20 @@ pub struct Arrange {
     pub fill: fn(weights: Weights<'_>, out: &mut [u8]),
 }
 
+/// A query of a page of keys and values: where it begins among the queries, as its sum among the sums, and where its
+/// weights for the page begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Of hd numbers.
+    pub numbers: usize,
+    /// Of PAGE numbers.
+    pub weights: usize,
+}
+
+/// A loop over a page of keys or values: what every row reads, the page, the rows, how much of the page they see, and what
+/// is written.
+pub type Attention = fn(from: &[f32], page: &[f32], rows: &[Row], seen: usize, to: &mut [f32]);
+
 /// The functions of one processor family.
 pub struct Kernels {
     /// Of the family.
@@ -98,10 +117,11 @@ pub struct Kernels {
     pub multiply_rounded: fn(weights: Weights<'_>, rows: &Rounded, out: &mut [f32]),
     /// Products (T, O) of rows (T, I) with weights in F32 or F16.
     pub multiply: fn(weights: Weights<'_>, rows: &[f32], out: &mut [f32]),
-    /// Product of a query (hd,) with every key (N, hd): (N,).
-    pub scores: fn(query: &[f32], keys: &[f32], out: &mut [f32]),
-    /// Add values (N, hd), each by its weight (N,), to a sum (hd,).
-    pub add_weighted: fn(weights: &[f32], values: &[f32], sum: &mut [f32]),
+    /// Products of the query (hd,) of every row with the first `seen` keys of a page (hd, PAGE), to the row's weights; what
+    /// lies behind them in the page is written over.
+    pub scores: Attention,
+    /// Add `seen` values (seen, hd), each by its weight, to the sum (hd,) of every row.
+    pub add_weighted: Attention,
     /// Softmax of scores (N,) times a scale, in place.
     pub softmax: fn(scores: &mut [f32], scale: f32),
     /// SiLU of the gate times the other half, in place: gate / (1 + e^-gate) * up.
@@ -176,6 +196,7 @@ pub fn family(name: &str) -> Option<&'static Kernels> {
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
+    use crate::cache::PAGE;
     use std::vec;
 
     /// Numbers in (-1, 1) that are the same on every machine.
@@ -266,14 +287,6 @@ mod tests {
         for family in families() {
             for width in [1, 7, 8, 20, 32, 65] {
                 let (a, b) = (numbers(width, 5), numbers(3 * width, 6));
-                let (mut found, mut expected) = (vec![0.0; 3], vec![0.0; 3]);
-                (family.scores)(&a, &b, &mut found);
-                scalar::scores(&a, &b, &mut expected);
-                assert_close(&found, &expected, 4.0, family.name);
-                let (mut found, mut expected) = (a.clone(), a.clone());
-                (family.add_weighted)(&[0.5, -2.0, 0.25], &b, &mut found);
-                scalar::add_weighted(&[0.5, -2.0, 0.25], &b, &mut expected);
-                assert_close(&found, &expected, 1.0, family.name);
                 let (mut found, mut expected) = (b.clone(), b.clone());
                 (family.softmax)(&mut found, 3.0);
                 scalar::softmax(&mut expected, 3.0);
@@ -288,6 +301,43 @@ mod tests {
                 (family.norm)(&a, &b[..width], 1e-5, &mut found);
                 scalar::norm(&a, &b[..width], 1e-5, &mut expected);
                 assert_close(&found, &expected, 1.0, family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_family_attends_as_the_slow_twin_does_and_rows_go_together_as_they_like() {
+        for family in families() {
+            for (width, count) in [(1, 1), (7, 2), (16, 3), (20, 4), (32, 5), (64, 8), (72, 7)] {
+                for seen in [1, 7, 16, 17, PAGE] {
+                    // Rows in no order, with room between them.
+                    let row = |i: usize| Row { numbers: (count - 1 - i) * (width + 3), weights: i * 2 * PAGE };
+                    let rows: Vec<Row> = (0..count).map(row).collect();
+                    let queries = numbers(count * (width + 3), 5);
+                    let (keys, values) = (numbers(width * PAGE, 6), numbers(seen * width, 7));
+                    let (mut found, mut expected) = (vec![0.0; 2 * count * PAGE], vec![0.0; 2 * count * PAGE]);
+                    (family.scores)(&queries, &keys, &rows, seen, &mut found);
+                    scalar::scores(&queries, &keys, &rows, seen, &mut expected);
+                    for row in &rows {
+                        let one = row.weights..row.weights + seen;
+                        assert_close(&found[one.clone()], &expected[one.clone()], 4.0, family.name);
+                        let mut alone = vec![0.0; found.len()];
+                        (family.scores)(&queries, &keys, &[*row], seen, &mut alone);
+                        assert_eq!(alone[one.clone()], found[one], "{}", family.name);
+                        assert!(found[row.weights + PAGE..][..PAGE].iter().all(|x| *x == 0.0), "{}", family.name);
+                    }
+                    let weights = numbers(2 * count * PAGE, 8);
+                    let (mut found, mut expected) = (queries.clone(), queries.clone());
+                    (family.add_weighted)(&weights, &values, &rows, seen, &mut found);
+                    scalar::add_weighted(&weights, &values, &rows, seen, &mut expected);
+                    assert_close(&found, &expected, 8.0, family.name);
+                    for row in &rows {
+                        let mut alone = queries.clone();
+                        (family.add_weighted)(&weights, &values, &[*row], seen, &mut alone);
+                        let one = row.numbers..row.numbers + width;
+                        assert_eq!(alone[one.clone()], found[one], "{}", family.name);
+                    }
+                }
             }
         }
     }

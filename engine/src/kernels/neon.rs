@@ -38,8 +38,8 @@ const fn table<D: Dot>(name: &'static str) -> Kernels {
                 _ => multiply_numbers::<F16>(weights, rows, out),
             }
         },
-        scores: |query, keys, out| unsafe { scores(query, keys, out) },
-        add_weighted: |weights, values, sum| unsafe { add_weighted(weights, values, sum) },
+        scores: |queries, keys, rows, seen, out| unsafe { scores(queries, keys, rows, seen, out) },
+        add_weighted: |weights, values, rows, seen, sums| unsafe { add_weighted(weights, values, rows, seen, sums) },
         softmax: |scores, scale| unsafe { softmax(scores, scale) },
         gate: |first, up| unsafe { gate(first, up) },
         norm: |row, gain, epsilon, out| unsafe { norm(row, gain, epsilon, out) },
@@ -314,39 +314,21 @@ unsafe fn row_by<N: Numbers, const T: usize>(
     }
 }
 
+/// a * b + c.
+#[inline]
 #[target_feature(enable = "neon")]
-unsafe fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    let width = query.len();
-    if width % 4 != 0 {
-        return scalar::scores(query, keys, out);
-    }
-    for (key, slot) in keys.chunks_exact(width).zip(out) {
-        let mut sum = vdupq_n_f32(0.0);
-        for i in (0..width).step_by(4) {
-            // SAFETY: both have `width` numbers, a multiple of 4.
-            sum = unsafe { vfmaq_f32(sum, vld1q_f32(query.as_ptr().add(i)), vld1q_f32(key.as_ptr().add(i))) };
-        }
-        *slot = vaddvq_f32(sum);
-    }
+unsafe fn multiply_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+    vfmaq_f32(c, a, b)
 }
 
-#[target_feature(enable = "neon")]
-unsafe fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
-    let width = sum.len();
-    if width % 4 != 0 {
-        return scalar::add_weighted(weights, values, sum);
-    }
-    assert!(values.len() >= weights.len() * width);
-    for i in (0..width).step_by(4) {
-        // SAFETY: every value has `width` numbers, as the sum has.
-        unsafe {
-            let mut part = vld1q_f32(sum.as_ptr().add(i));
-            for (n, weight) in weights.iter().enumerate() {
-                part = vfmaq_n_f32(part, vld1q_f32(values.as_ptr().add(n * width + i)), *weight);
-            }
-            vst1q_f32(sum.as_mut_ptr().add(i), part);
-        }
-    }
+super::attention::attention! {
+    #[target_feature(enable = "neon")]
+    lanes: 4,
+    load: vld1q_f32,
+    store: vst1q_f32,
+    spread: vdupq_n_f32,
+    multiply_add: multiply_add,
+    narrow: super::scalar::add_weighted,
 }
 
 #[target_feature(enable = "neon")]

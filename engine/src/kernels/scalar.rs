@@ -1,6 +1,7 @@
 //! Every kernel as plainly as it can be said: the definition, the slow twin, and what runs where nothing faster does.
 
-use super::{Kernels, Rounded, Weights, GROUP};
+use super::{Kernels, Rounded, Row, Weights, GROUP};
+use crate::cache::PAGE;
 use crate::gguf::Encoding;
 use crate::math::{exp, f16_to_f32, sqrt};
 
@@ -111,18 +112,29 @@ pub fn widen(weights: Weights<'_>, row: usize, out: &mut [f32]) {
     }
 }
 
-/// Product of a query (hd,) with every key (N, hd).
-pub fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    for (key, slot) in keys.chunks_exact(query.len()).zip(out) {
-        *slot = query.iter().zip(key).map(|(q, k)| q * k).sum();
+/// Products of the query of every row with the first `seen` keys of a page (hd, PAGE), dimension by dimension.
+pub fn scores(queries: &[f32], keys: &[f32], rows: &[Row], seen: usize, weights: &mut [f32]) {
+    let width = keys.len() / PAGE;
+    for row in rows {
+        let out = &mut weights[row.weights..row.weights + seen];
+        out.fill(0.0);
+        for (q, keys) in queries[row.numbers..row.numbers + width].iter().zip(keys.chunks_exact(PAGE)) {
+            for (slot, k) in out.iter_mut().zip(keys) {
+                *slot += q * k;
+            }
+        }
     }
 }
 
-/// Add values (N, hd), each by its weight, to a sum (hd,).
-pub fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
-    for (weight, value) in weights.iter().zip(values.chunks_exact(sum.len())) {
-        for (slot, v) in sum.iter_mut().zip(value) {
-            *slot += weight * v;
+/// Add `seen` values (seen, hd), each by its weight, to the sum of every row.
+pub fn add_weighted(weights: &[f32], values: &[f32], rows: &[Row], seen: usize, sums: &mut [f32]) {
+    let width = values.len() / seen;
+    for row in rows {
+        let sum = &mut sums[row.numbers..row.numbers + width];
+        for (weight, value) in weights[row.weights..row.weights + seen].iter().zip(values.chunks_exact(width)) {
+            for (slot, v) in sum.iter_mut().zip(value) {
+                *slot += weight * v;
+            }
         }
     }
 }

@@ -12,7 +12,8 @@
 
 use core::arch::wasm32::*;
 
-use super::{scalar, Kernels, Rounded, Weights, GROUP};
+use super::{scalar, Kernels, Rounded, Row, Weights, GROUP};
+use crate::cache::PAGE;
 use crate::gguf::Encoding;
 
 /// The family.
@@ -243,51 +244,48 @@ fn multiply(weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
     }
 }
 
-fn scores(query: &[f32], keys: &[f32], out: &mut [f32]) {
-    let width = query.len();
-    if width % 4 != 0 {
-        return scalar::scores(query, keys, out);
-    }
-    let count = keys.len() / width;
-    assert!(out.len() >= count);
-    let zero = f32x4_splat(0.0);
-    let mut n = 0;
-    // SAFETY: keys n .. n + 4 have `width` numbers, a multiple of 4, as the query has, and `out` places for them.
-    unsafe {
-        // Four keys at a time, because a sum waits for the one before it.
-        while n + 4 <= count {
+fn scores(queries: &[f32], keys: &[f32], rows: &[Row], seen: usize, out: &mut [f32]) {
+    let width = keys.len() / PAGE;
+    assert!(seen <= PAGE);
+    for row in rows {
+        assert!(row.numbers + width <= queries.len() && row.weights + PAGE <= out.len());
+        // Sixteen positions at a time, because a sum waits for the one before it.
+        for n in (0..seen).step_by(16) {
+            let zero = f32x4_splat(0.0);
             let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
-            for i in (0..width).step_by(4) {
-                let (question, key) = (v128_load(query.as_ptr().add(i).cast()), keys.as_ptr().add(n * width + i));
-                a = multiply_add(question, v128_load(key.cast()), a);
-                b = multiply_add(question, v128_load(key.add(width).cast()), b);
-                c = multiply_add(question, v128_load(key.add(2 * width).cast()), c);
-                d = multiply_add(question, v128_load(key.add(3 * width).cast()), d);
+            // SAFETY: a page has places for whole sixteens, the query `width` numbers, and `out` a page for the row.
+            unsafe {
+                for i in 0..width {
+                    let number = f32x4_splat(*queries.as_ptr().add(row.numbers + i));
+                    let key: *const v128 = keys.as_ptr().add(i * PAGE + n).cast();
+                    a = multiply_add(number, v128_load(key), a);
+                    b = multiply_add(number, v128_load(key.add(1)), b);
+                    c = multiply_add(number, v128_load(key.add(2)), c);
+                    d = multiply_add(number, v128_load(key.add(3)), d);
+                }
+                let to: *mut v128 = out.as_mut_ptr().add(row.weights + n).cast();
+                v128_store(to, a);
+                v128_store(to.add(1), b);
+                v128_store(to.add(2), c);
+                v128_store(to.add(3), d);
             }
-            let to = out.as_mut_ptr().add(n);
-            *to = total(a);
-            *to.add(1) = total(b);
-            *to.add(2) = total(c);
-            *to.add(3) = total(d);
-            n += 4;
-        }
-        while n < count {
-            let mut sum = zero;
-            for i in (0..width).step_by(4) {
-                let key = v128_load(keys.as_ptr().add(n * width + i).cast());
-                sum = multiply_add(v128_load(query.as_ptr().add(i).cast()), key, sum);
-            }
-            *out.as_mut_ptr().add(n) = total(sum);
-            n += 1;
         }
     }
 }
 
-fn add_weighted(weights: &[f32], values: &[f32], sum: &mut [f32]) {
-    let width = sum.len();
+fn add_weighted(weights: &[f32], values: &[f32], rows: &[Row], seen: usize, sums: &mut [f32]) {
+    let width = values.len() / seen;
     if width % 4 != 0 {
-        return scalar::add_weighted(weights, values, sum);
+        return scalar::add_weighted(weights, values, rows, seen, sums);
     }
+    for row in rows {
+        add_to_sum(&weights[row.weights..row.weights + seen], values, &mut sums[row.numbers..row.numbers + width]);
+    }
+}
+
+/// Add values (N, hd), each by its weight (N,), to a sum (hd,) of whole vectors.
+fn add_to_sum(weights: &[f32], values: &[f32], sum: &mut [f32]) {
+    let width = sum.len();
     assert!(values.len() >= weights.len() * width);
     let mut i = 0;
     // SAFETY: every value has `width` numbers, a multiple of 4, as the sum has.
