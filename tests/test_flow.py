@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import smallhold as package
+from smallhold.device.home import Home
 from smallhold.device.journal import read_entries
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.parameters import PARAMETERS
@@ -211,12 +212,21 @@ def test_replay_journals_every_reading_and_the_journal_verifies(flow, home, smal
     assert (result["patients"], result["observations"], result["decisions"]) == (3, expected, 3 * 48)
     assert result["steps"] == expected + 3 * 48
     assert (result["is_simulated"], result["is_degraded"], result["bundle_error"]) == (True, False, None)
-    steps = [json.loads(payload) for _, payload in read_entries(home / "journal.db", 0, "step")]
+    steps = [
+        json.loads(payload) for _, payload in read_entries(home / "journal.db", 0, "step", key=Home(home).device_key())
+    ]
     assert len(steps) == result["steps"]
     assert sum("observation" in step for step in steps) == expected
     assert all(step["provenance"]["simulated"] is True for step in steps)
     verified = smallhold("journal", "verify", "--json")
     assert verified.code == 0 and json.loads(verified.out)["is_intact"] is True
+    # What the model said is computed again, bit for bit.
+    done = smallhold("journal", "replay", "--last", 60, "--bundle", flow.bundle, "--json")
+    assert done.code == 0, done.err
+    again = json.loads(done.out)
+    assert again["is_bit_exact"] and again["compared"] == 60 and again["risks"] > 0
+    done = smallhold("journal", "replay", "--bundle", flow.bundle, "--backend", "reference")
+    assert done.code == 1 and "backend: recorded 'onnx_runtime', here 'reference'" in done.err
     # The same words again are a new run, and what the journal says of both is the same.
     again = json.loads(smallhold("replay", flow.bundle, "--data", flow.data, "--patients", 3, "--quiet", "--json").out)
     assert again["run_id"] != result["run_id"] and again["resumed_steps"] == 0

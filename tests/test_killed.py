@@ -47,10 +47,10 @@ def journalled(path: Path) -> int:
         return 0  # the file is there, its tables not yet
 
 
-def payloads(path: Path) -> Counter[str]:
+def payloads(path: Path, home: Path) -> Counter[str]:
     """Every step of a journal, stopwatch readings and the run's name apart."""
     found: Counter[str] = Counter()
-    for _, payload in read_entries(path, 0, "step"):
+    for _, payload in read_entries(path, 0, "step", key=Home(home).device_key()):
         step = json.loads(payload)
         step["latency_ms"] = {}
         if "risk" in step:
@@ -87,8 +87,8 @@ def test_a_replay_killed_twenty_times_says_the_same_as_one_that_was_not(flow, ho
     said = finish(*words, "--journal", broken, home=home)
     assert "resumed" in said
     assert verify(broken, public_key, None).is_intact
-    assert payloads(broken) == payloads(whole)
-    kinds = Counter(entry.kind for entry, _ in read_entries(broken))
+    assert payloads(broken, home) == payloads(whole, home)
+    kinds = Counter(entry.kind for entry, _ in read_entries(broken, key=Home(home).device_key()))
     assert (kinds["replay-start"], kinds["replay-end"]) == (1, 1)  # one run, however often it was begun
 
 

@@ -97,4 +97,7 @@ def test_a_run_that_is_not_there_is_not_begun_by_looking_at_it(tmp_path, capsys)
 
 def test_names_of_jobs_that_there_are_not_are_answered_with_those_that_there_are(capsys):
     assert main(["federate", "run", "nothing"]) == 1
-    assert "expected a .toml file or one of eicu-death, heart-disease, icu-risk" in capsys.readouterr().err
+    assert (
+        "expected a .toml file or one of assistant-intent, eicu-death, heart-disease, icu-calibration"
+        in capsys.readouterr().err
+    )

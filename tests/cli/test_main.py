@@ -88,7 +88,7 @@ def test_an_error_is_one_line_and_a_hint_without_a_traceback(tmp_path):
     )
     done = process("teach", "train", "icu-rsk")
     assert (done.returncode, done.stdout) == (1, "")
-    known = "base, base-languages, finance, hospital, hospital-small, icu-risk, label-support-intent"
+    known = "base, base-languages, finance, hospital, hospital-small, icu-risk, label-support-intent, specialists"
     assert done.stderr == f"error: recipe 'icu-rsk': expected a .toml file or one of {known}\n"
 
 

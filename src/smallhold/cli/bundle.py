@@ -64,6 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     page.add_argument(
         "--webgpu", action="store_true", help="texts on a graphics processor too (make webgpu); 33 MB more"
     )
+    build.add_argument(
+        "--trunk", type=Path, metavar="BUNDLE", help="of a run of specialists: the bundle to add them to"
+    )
     for action, what in ((app, "program"), (page, "WebAssembly module")):
         action.add_argument(
             "--engine", type=Path, metavar="FILE", help=f"the engine's {what}; default: where it is built"
@@ -73,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action in (build, sign, verify, inspect, app, page):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
         action.add_argument("--home", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="the device's home")
-    for action in (verify, app, page):
+    for action in (build, verify, app, page):
         action.add_argument(
             "--trusted-keys", type=Path, metavar="DIR", help="public keys; default: the home's trust folder"
         )
@@ -209,6 +212,10 @@ def _build(args: argparse.Namespace, home: Home) -> int:
     if args.bits == 16:
         raise InputError("--bits 16: a run ships in 8, 4 or 32 bits")
     folder: Path = args.run_folder
+    from smallhold.teach.specialist_bundle import is_specialist_run
+
+    if is_specialist_run(folder):
+        return _build_specialists(args, home)
     checkpoint, encoding = _checkpoint(folder, bits=args.bits, is_fp32=args.fp32 or args.bits == 32)
     created = datetime.now(UTC).replace(microsecond=0)
     progress = ProgressBar()
@@ -262,6 +269,51 @@ def _build(args: argparse.Namespace, home: Home) -> int:
             for line in item.summary.lines():
                 print(f"  {line}")
     next_commands(f"smallhold device install {args.out}", f"smallhold evaluate {args.out} --task {manifest.tasks[0]}")
+    return 0
+
+
+def _build_specialists(args: argparse.Namespace, home: Home) -> int:
+    """A bundle with specialists added to it."""
+    from smallhold.bundle.add_specialists import add_specialists
+    from smallhold.decide.local import open_bundle
+    from smallhold.teach.specialist_bundle import request_of_specialists, trunk_of_run
+
+    if args.bits is not None or args.fp32:
+        raise InputError("--bits, --fp32: specialists are added to a bundle whose trunk stays as it is")
+    base = open_bundle(args.trunk or trunk_of_run(args.run_folder), trusted_keys=args.trusted_keys or home.trust)
+    progress = ProgressBar()
+    try:
+        request = request_of_specialists(
+            args.run_folder,
+            base,
+            args.data,
+            created=datetime.now(UTC).replace(microsecond=0),
+            version=args.version,
+            is_without_expiry=args.no_expiry,
+        )
+        key = None if args.unsigned else home.publisher_key()
+        manifest, fitted, gates = add_specialists(request, args.out, key=key, progress=progress)
+    finally:
+        progress.close()
+    report = {
+        "bundle": str(args.out),
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "is_signed": not args.unsigned,
+        "tasks": {name: {"coverage": item.coverage, "error": item.error} for name, item in fitted.items()},
+        "gates": {name: {"speaks": gate.speaks, "verdict": gate.sentence} for name, gate in gates.items()},
+    }
+    if args.json:
+        print_json(report)
+    else:
+        print(f"{manifest.name} {manifest.version}, {report['bytes']:,} bytes")
+        for name, gate in gates.items():
+            print(gate.sentence if gate.speaks else f"{gate.sentence} It is not in the bundle.")
+            for line in fitted[name].summary.lines() if name in fitted else ():
+                print(f"  {line}")
+    next_commands(f"smallhold evaluate {args.out} --specialists")
     return 0
 
 

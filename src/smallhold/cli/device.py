@@ -12,7 +12,7 @@ from typing import Any
 
 from smallhold.cli.options import home_of
 from smallhold.device.home import Home, init
-from smallhold.device.install import SlotStatus, Status, install, rollback, status
+from smallhold.device.install import SlotStatus, Status, active_bundle, install, rollback, status
 from smallhold.device.manifest import Manifest
 from smallhold.device.trust import key_id
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             _print({"home": str(home.path), "publisher": key_id(home.publisher_key().public_key())}, args.json)
             _next("smallhold device install BUNDLE")
         case "install":
-            _print(_summary(install(home, args.bundle, now=now, check=_check)), args.json)
+            _print(_summary(install(home, args.bundle, now=now, check=lambda path: _check_new(home, path))), args.json)
             _next("smallhold device status")
         case "rollback":
             _print(_summary(rollback(home, now=now, check=_check)), args.json)
@@ -57,6 +57,20 @@ def _check(bundle: Path) -> None:
     from smallhold.decide import check_bundle  # late: the other actions need no runtime
 
     check_bundle(bundle)
+
+
+def _check_new(home: Home, bundle: Path) -> None:
+    """Load it, decide once, and hold it against the home's change plan where there is one."""
+    _check(bundle)
+    if not home.change_plan.exists():
+        return
+    from smallhold.evaluate.change_plan import check_change, read_change_plan
+
+    plan = read_change_plan(home.change_plan)
+    active = None if status(home).active is None else active_bundle(home)
+    held = check_change(plan, bundle, active)
+    for line in (f"change plan {plan.name} {plan.version}, {plan.digest[:12]}:", *held):
+        print(line, file=sys.stderr)
 
 
 def _add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:

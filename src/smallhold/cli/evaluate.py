@@ -50,6 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-data", type=Path, metavar="DIR", help="text tasks: where the training split of the baselines lies"
     )
+    parser.add_argument(
+        "--specialists",
+        nargs="*",
+        metavar="NAME",
+        help="specialists of the bundle, without a name all of them, beside --task as the general model",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report, result, data sheet and index there")
     parser.add_argument("--resamples", type=int, default=500, metavar="N", help="bootstrap resamples; default 500")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap; default 0")
@@ -65,6 +71,10 @@ def run(args: Namespace) -> int:
         raise InputError(f"--resamples: expected at least 1, got {args.resamples}")
     if args.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {args.seed}")
+    if args.specialists is not None:
+        from smallhold.cli.evaluate_specialists import evaluate_specialists
+
+        return evaluate_specialists(args)
     if is_checkpoint(args.bundle):
         return evaluate_base(args)
     local = _open(args, None)

@@ -1,4 +1,4 @@
-"""`smallhold journal`: read, verify and export what a device wrote down."""
+"""`smallhold journal`: what a device wrote down; here showing and verifying, each other action in its own file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from smallhold.cli import journal_alarms, journal_keep, journal_replay, journal_sync, journal_witness
+from smallhold.cli.journal_options import add_action, journal_of, key_if_any, read_file, write_file
 from smallhold.cli.options import home_of
-from smallhold.device.durable_file import write_durably
 from smallhold.device.home import Home
 from smallhold.device.journal_chain import Checkpoint
-from smallhold.device.journal_store import last_seq, read_entries
-from smallhold.device.journal_verify import VerifyReport, export, verify, verify_export
-from smallhold.device.trust import load_public_key
-from smallhold.errors import InputError
+from smallhold.device.journal_export import verify_folder
+from smallhold.device.journal_seal import Keyring
+from smallhold.device.journal_store import Unsealer, read_last_seq, read_rows, snapshot
+from smallhold.device.journal_verify import VerifyReport, verify, verify_export
+from smallhold.device.journal_witness import Statement, marks_of
+from smallhold.device.trust import key_id, load_public_key
+from smallhold.errors import JournalError
 from smallhold.records import AuditEntry
 
 EXAMPLE = "smallhold journal show --last 5 && smallhold journal verify"
@@ -32,20 +36,40 @@ _PREVIEW = 72
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    showing = _add_action(actions, "show", "print entries, oldest first")
+    showing = add_action(actions, "show", "print entries, oldest first")
     showing.add_argument(
         "--last", type=_count, default=20, metavar="N", help="look at the last N entries (default: 20)"
     )
     showing.add_argument("--kind", metavar="K", help="only entries of this kind")
-    verifying = _add_action(actions, "verify", "recompute the chain, digests and signatures; exit 1 if any is wrong")
+    verifying = add_action(actions, "verify", "recompute the chain, digests and signatures; exit 1 if any is wrong")
     verifying.add_argument("--outside", type=Path, metavar="FILE", help="a checkpoint kept elsewhere: finds a cut tail")
+    verifying.add_argument(
+        "--witness",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a witness's statement; may be repeated",
+    )
+    verifying.add_argument(
+        "--witness-key", type=Path, metavar="PEM", action="append", default=[], help="a witness's public key"
+    )
+    verifying.add_argument(
+        "--since",
+        type=Path,
+        metavar="FILE",
+        help="verify only what came after this kept checkpoint of a verified journal",
+    )
     verifying.add_argument("--keep", type=Path, metavar="FILE", help="write the last checkpoint there when all is well")
     verifying.add_argument(
-        "--export", type=Path, metavar="FILE", help="verify this export instead of the home's journal"
+        "--export", type=Path, metavar="PATH", help="verify this export, file or folder, instead of the home's journal"
     )
     verifying.add_argument("--key", type=Path, metavar="PEM", help="the device's public key (default: of the home)")
-    exporting = _add_action(actions, "export", "write entries, payloads and checkpoints as JSON lines")
-    exporting.add_argument("file", type=Path, metavar="FILE", help="where to write")
+    journal_keep.configure(actions)
+    journal_replay.configure(actions)
+    journal_witness.configure(actions)
+    journal_alarms.configure(actions)
+    journal_sync.configure(actions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,34 +77,65 @@ def run(args: argparse.Namespace) -> int:
     home = home_of(args)
     match args.action:
         case "show":
-            _show(args.journal or home.journal, args.last, args.kind, args.json)
+            _show(journal_of(args), args.last, args.kind, args.json, key_if_any(home))
             return 0
         case "verify":
             return _verify(home, args)
+        case "replay":
+            return journal_replay.run(args)
+        case "sync":
+            return journal_sync.run(args)
+        case "alarms":
+            return journal_alarms.run(args)
+        case "checkpoint":
+            return journal_witness.offer(args)
+        case "witness":
+            return journal_witness.state(args)
+        case "erase":
+            return journal_keep.erase(args)
+        case "retain":
+            return journal_keep.retain(args)
         case _:
-            count = export(args.journal or home.journal, args.file)
-            print(json.dumps({"file": str(args.file), "entries": count}) if args.json else f"{count} entries")
-            print(f"next: smallhold journal verify --export {args.file}", file=sys.stderr)
-            return 0
+            return journal_keep.write_export(args)
 
 
-def _show(path: Path, last: int, kind: str | None, as_json: bool) -> None:
-    start = 0 if kind is not None else max(0, last_seq(path) + 1 - last)
-    for entry, payload in deque(read_entries(path, start, kind), maxlen=last):
-        if as_json:
-            print(json.dumps({**_entry_to_json(entry), **_payload_to_json(payload)}))
-        else:
-            time = datetime.fromtimestamp(entry.t_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            print(f"{entry.seq:>8}  {time}  {entry.kind:<14}  {_preview(payload)}")
+def _show(path: Path, last: int, kind: str | None, as_json: bool, key: Ed25519PrivateKey | None) -> None:
+    with snapshot(path) as connection:
+        start = 0 if kind is not None else max(0, read_last_seq(connection) + 1 - last)
+        unsealer = Unsealer(connection, None if key is None else Keyring(key))
+        for row in deque(read_rows(connection, start, kind), maxlen=last):
+            payload, is_sealed = None, False
+            try:
+                payload = unsealer.open(row)
+            except JournalError:
+                is_sealed = True
+            if as_json:
+                sealed = {"is_sealed": True} if is_sealed else {}
+                print(json.dumps({**_entry_to_json(row.entry), **_payload_to_json(payload), **sealed}))
+            else:
+                time = datetime.fromtimestamp(row.entry.t_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+                text = "(sealed)" if is_sealed else _preview(payload)
+                print(f"{row.entry.seq:>8}  {time}  {row.entry.kind:<14}  {text}")
 
 
 def _verify(home: Home, args: argparse.Namespace) -> int:
-    public_key: Ed25519PublicKey = home.device_key().public_key() if args.key is None else load_public_key(args.key)
-    outside = None if args.outside is None else Checkpoint.from_json(_read(args.outside))
-    if args.export is None:
-        report = verify(args.journal or home.journal, public_key, outside)
+    is_folder = args.export is not None and args.export.is_dir()
+    public_key: Ed25519PublicKey
+    if args.key is None and is_folder:
+        public_key = load_public_key(args.export / "device.pem")
+        print(f"with the export's own key {key_id(public_key)}: compare it with the device's", file=sys.stderr)
     else:
-        report = verify_export(args.export, public_key, outside)
+        public_key = home.device_key().public_key() if args.key is None else load_public_key(args.key)
+    outside = None if args.outside is None else Checkpoint.from_json(read_file(args.outside))
+    statements = [Statement.from_json(read_file(path)) for path in args.witness]
+    marks = marks_of(statements, [load_public_key(path) for path in args.witness_key], public_key)
+    if args.export is None:
+        since = None if args.since is None else Checkpoint.from_json(read_file(args.since))
+        report = verify(journal_of(args), public_key, outside, since=since, marks=marks)
+    elif is_folder:
+        report, _ = verify_folder(args.export, public_key, outside, marks=marks)
+    else:
+        report = verify_export(args.export, public_key, outside, marks=marks)
     if args.json:
         print(json.dumps({"is_intact": report.is_intact, **asdict(report)}, indent=2))
     else:
@@ -88,7 +143,7 @@ def _verify(home: Home, args: argparse.Namespace) -> int:
     if not report.is_intact:
         return 1
     if args.keep is not None and report.checkpoint is not None:
-        _write(args.keep, report.checkpoint.to_json())
+        write_file(args.keep, report.checkpoint.to_json())
         print(f"next: keep {args.keep} elsewhere; later: smallhold journal verify --outside FILE", file=sys.stderr)
     return 0
 
@@ -101,17 +156,10 @@ def _print_report(report: VerifyReport) -> None:
     signed = "none" if report.checkpoint is None else f"entry {report.checkpoint.seq}"
     compared = "compared with an outside checkpoint" if report.is_compared_outside else "no outside checkpoint given"
     print(f"intact: {report.entries} entries, {report.erased} payloads erased, {report.checkpoints} checkpoints")
+    if report.withheld:
+        print(f"withheld: {report.withheld} payloads, of which the digests are chained")
     print(f"signed up to: {signed}")
     print(f"tail: {compared}")
-
-
-def _add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary.capitalize())
-    # Accepted after the action as well as before it; SUPPRESS keeps what was given before.
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    parser.add_argument("--home", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the device's home")
-    parser.add_argument("--journal", type=Path, metavar="FILE", help="another journal than the home's")
-    return parser
 
 
 def _count(text: str) -> int:
@@ -141,17 +189,3 @@ def _preview(payload: bytes | None) -> str:
     # A payload is data from outside: it must not steer the terminal.
     plain = "".join(character if character.isprintable() else "·" for character in text)
     return plain if len(plain) <= _PREVIEW else plain[: _PREVIEW - 1] + "…"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_durably(path, [data], mode=0o644)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from smallhold.device.home import Home
 from smallhold.errors import InputError
@@ -19,15 +19,13 @@ def home_of(args: argparse.Namespace) -> Home:
     return Home.default() if args.home is None else Home(args.home)
 
 
-def add_bundle_options(parser: argparse.ArgumentParser) -> None:
-    """Bundle, task, runtime and trust."""
-    parser.add_argument(
-        "bundle",
-        type=Path,
-        nargs="?",
-        metavar="BUNDLE",
-        help="a bundle: directory or single file; default: the one installed on this device",
-    )
+def add_bundle_options(parser: argparse.ArgumentParser, *, is_flag: bool = False) -> None:
+    """Bundle (an argument, or `--bundle`), task, runtime and trust."""
+    summary = "a bundle: directory or single file; default: the one installed on this device"
+    if is_flag:
+        parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help=summary)
+    else:
+        parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help=summary)
     parser.add_argument("--task", default="icu-risk", metavar="NAME", help="task of the bundle; default icu-risk")
     parser.add_argument(
         "--backend",
@@ -63,20 +61,18 @@ def open_task(args: argparse.Namespace) -> LocalTask:
     return opened.signal_task(args.task)
 
 
-def choose_stays(args: argparse.Namespace) -> list[Stay]:
-    """The patients that the options name; the simulated ward where no data are found and none were named."""
+def choose_stays(args: argparse.Namespace, most: int | None = None) -> list[Stay]:
+    """The patients that the options name, `most` at most; the simulated ward where no data are found or named."""
     from smallhold.sectors.hospital import icu_risk
-    from smallhold.sectors.hospital.simulator import SimulatedWard, simulate_ward
+    from smallhold.sectors.hospital.simulator import SimulatedWard
     from smallhold.sectors.splits import Split
 
-    ward = SimulatedWard(2500, 0)
-    if args.simulated:
-        stays = simulate_ward(ward.num_stays, ward.seed, ward.hours)
-    else:
-        stays = icu_risk.load_stays(args.data, simulated=ward)
+    part: Split | Literal["all"] = "all" if args.split == "all" else Split(args.split)
+    ward = SimulatedWard(2500, 0, split=part, most=most)
+    stays = ward.simulate() if args.simulated else icu_risk.load_stays(args.data, simulated=ward)
     if len({stay.data_set for stay in stays}) > 1:
         raise InputError("real and simulated patients are mixed in one folder: keep them apart")
-    chosen = icu_risk.split(stays, "all" if args.split == "all" else Split(args.split))
+    chosen = icu_risk.split(stays, part)
     if not chosen:
         raise InputError(f"no patients in the split {args.split!r} of {stays[0].data_set}", hint="try --split all")
-    return sorted(chosen, key=lambda stay: stay.record_id)
+    return sorted(chosen, key=lambda stay: stay.record_id)[:most]

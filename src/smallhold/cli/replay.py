@@ -32,8 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_patient_options(parser, split="test")
     parser.add_argument("--patients", type=int, metavar="N", help="how many patients; default 30")
     parser.add_argument(
-        "--profile", default="base-clinical", metavar="NAME", help="policy: base-clinical, eu, us or a file"
+        "--profile",
+        default="base-clinical",
+        metavar="NAME",
+        help="policy: a shipped name or a file",
     )
+    parser.add_argument("--language", default="en", metavar="LANG", help="of the alerts: en, fr or ru")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="journal to write; default: the home's")
     parser.add_argument(
         "--deadline-ms", type=float, default=250.0, metavar="MS", help="a later decision is passed over"
@@ -59,18 +63,22 @@ def run(args: argparse.Namespace) -> int:
     from smallhold.assist.replay import ReplayPlan, replay
     from smallhold.assist.silent import SilentTally
     from smallhold.assist.ward import recorded_ward
+    from smallhold.assist.words import load_words
+    from smallhold.device.build_info import this_build
     from smallhold.device.journal import Journal
     from smallhold.records import Provenance
     from smallhold.sectors.hospital import icu_risk
     from smallhold.sectors.hospital.stays import observations
 
     patients, beds = _ward_size(args)
-    profile = load_profile(args.profile)
+    load_words(args.language)  # refuses an unknown language before anything is read
+    # A model that follows a patient reads a course, however seldom a reading comes.
+    profile = load_profile(args.profile, source="continuous")
     home = home_of(args)
     key = home.device_key()  # before the patients: without a key there is no journal, and without a journal no replay
     local, bundle_error = _open(args)
-    chosen = choose_stays(args)
-    stays = _arrivals(chosen, patients) if args.days else chosen[:patients]
+    chosen = choose_stays(args, None if args.days else patients)
+    stays = _arrivals(chosen, patients) if args.days else chosen
     kind = "simulated" if stays[0].is_simulated else "recorded"
     note(f"{len(stays)} {kind} patients of {stays[0].data_set}, profile {profile.name}")
     monitor = _drift_monitor(args, local)
@@ -83,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
         streams={name: observations(stay, provenance) for name, stay in by_id.items()},
         num_bins=icu_risk.NUM_BINS,
         beds=beds,
+        build=this_build("" if local is None else args.backend),
+        static={} if local is None else {name: icu_risk.static_features(stay).tolist() for name, stay in by_id.items()},
+        language=args.language,
         supervision=" ".join(["silent"] * args.silent + ([] if monitor is None else [monitor.reference.digest])),
     )
     journal_path = args.journal or home.journal
@@ -115,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
             progress.close()
             note(_line(alert))
 
-    make_bed = recorded_ward(by_id, local, profile, deadline_seconds=args.deadline_ms / 1e3)
+    make_bed = recorded_ward(by_id, local, profile, deadline_seconds=args.deadline_ms / 1e3, language=args.language)
 
     def make_supervised(run_id: str, patient: str) -> Bedside:
         bed = make_bed(run_id, patient)

@@ -13,8 +13,10 @@ from smallhold.cli.teach_endpoint import configure_label, configure_list, label,
 from smallhold.errors import SmallholdError
 
 if TYPE_CHECKING:
+    from smallhold.decide.local import LocalBundle
     from smallhold.teach.joint import JointSummary
     from smallhold.teach.pretrain import PretrainSummary
+    from smallhold.teach.specialists import SpecialistSummary
     from smallhold.teach.train import RunSummary
 
 EXAMPLE = "smallhold teach train icu-risk --out runs/icu-risk"
@@ -32,6 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--splits",
         choices=("train", "train+validation"),
         help="of a sector's recipe: which rows are trained on; a teacher of smaller models must not see validation",
+    )
+    train.add_argument(
+        "--weights",
+        type=Path,
+        metavar="BUNDLE",
+        help="that a sector's recipe made: take its weights in place of the hours of training, to measure or compress",
+    )
+    train.add_argument(
+        "--trunk", type=Path, metavar="BUNDLE", help="of specialists: another bundle than the recipe's to add them to"
+    )
+    train.add_argument(
+        "--trusted-keys", type=Path, metavar="DIR", help="public keys that a bundle is verified by; default: the home's"
     )
     train.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="torch's threads")
     pretrain = actions.add_parser("pretrain", help="train a base model; run it again to resume")
@@ -63,15 +77,18 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "label":
         return label(args)
     from smallhold.teach.joint_recipe import is_joint
+    from smallhold.teach.specialist_recipe import is_specialists
 
     if args.threads < 1:
         raise SmallholdError(f"--threads: expected at least 1, got {args.threads}")
     out = args.out or Path("runs") / Path(args.recipe).stem
     progress = ProgressBar()
-    summary: RunSummary | JointSummary | PretrainSummary
+    summary: RunSummary | JointSummary | PretrainSummary | SpecialistSummary
     try:
         if args.action == "pretrain":
             summary, line = _pretrain(args, out, progress)
+        elif is_specialists(args.recipe):
+            summary, line = _train_specialists(args, out, progress)
         elif is_joint(args.recipe):
             summary, line = _train_sector(args, out, progress)
         else:
@@ -84,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     if args.action == "pretrain":
         next_commands(f"smallhold evaluate {out}/checkpoint")
+    elif is_specialists(args.recipe):
+        next_commands(f"smallhold bundle build {out} --out {out}/bundle")
     else:
         next_commands(f"smallhold compress {out}", f"smallhold bundle build {out} --out {out}/bundle")
     return 0
@@ -94,6 +113,8 @@ def _train_task(args: argparse.Namespace, out: Path, progress: ProgressBar) -> t
 
     if args.splits is not None:
         raise SmallholdError("--splits: is for recipes of a sector; this one trains on the training split")
+    if args.weights is not None:
+        raise SmallholdError("--weights: is for recipes of a sector; this one trains a task alone")
     recipe = read_recipe(args.recipe)  # refused before anything slow is imported or read
     from smallhold.teach.train import run_training
 
@@ -112,12 +133,45 @@ def _train_sector(args: argparse.Namespace, out: Path, progress: ProgressBar) ->
     recipe = read_joint_recipe(args.recipe)
     if args.splits is not None:
         recipe = replace(recipe, splits=tuple(args.splits.split("+")))
+    shipped = None if args.weights is None else _open(args, args.weights)
     from smallhold.teach.joint import run_joint
 
-    summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads)
+    summary = run_joint(recipe, args.data, out, progress=progress, threads=args.threads, shipped=shipped)
+    what = f"{', '.join(summary.tasks)} on one trunk, {summary.parameters:,} parameters"
+    if shipped is not None:
+        return summary, f"{what}: the weights of {shipped.manifest.name} {shipped.manifest.version}"
+    return summary, f"trained {what}, {sum(summary.steps.values())} steps, {summary.training_seconds:.0f} s"
+
+
+def _open(args: argparse.Namespace, bundle: str | Path) -> LocalBundle:
+    """A bundle, verified by the keys that the user gave or by the home's."""
+    from smallhold.cli.options import home_of
+    from smallhold.decide.local import open_bundle
+
+    return open_bundle(bundle, trusted_keys=args.trusted_keys or home_of(args).trust)
+
+
+def _train_specialists(args: argparse.Namespace, out: Path, progress: ProgressBar) -> tuple[SpecialistSummary, str]:
+    from smallhold.teach.specialist_recipe import read_specialist_recipe
+
+    if args.splits is not None or args.simulated:
+        raise SmallholdError("--splits, --simulated: specialists are trained on the training split of real patients")
+    if args.weights is not None:
+        raise SmallholdError("--weights: is for recipes of a sector; of specialists, --trunk names the bundle")
+    recipe = read_specialist_recipe(args.recipe)
+    if args.trunk is not None:
+        recipe = replace(recipe, trunk=str(args.trunk))
+    from smallhold.sectors.hospital import icu_risk
+    from smallhold.teach.specialists import run_specialists
+
+    bundle = _open(args, recipe.trunk)
+    stays = icu_risk.load_stays(args.data)
+    summary = run_specialists(recipe, bundle, stays, out, progress=progress, threads=args.threads)
+    for name, why in summary.left_out.items():
+        note(f"{name}: not trained: {why}")
     return summary, (
-        f"trained {', '.join(summary.tasks)} on one trunk, {summary.parameters:,} parameters, "
-        f"{sum(summary.steps.values())} steps, {summary.training_seconds:.0f} s"
+        f"trained {', '.join(summary.specialists)} over the trunk of {summary.bundle}, "
+        f"{sum(item['training_seconds'] for item in summary.specialists.values()):.0f} s"
     )
 
 
