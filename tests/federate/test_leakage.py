@@ -30,10 +30,12 @@ epochs = 1.0
 batch_size = 32
 learning_rate = 0.02
 """
+# The noise is another one in every run and an audit at 95 % accuses one honest promise in twenty at worst. The promise
+# (1.6 by the ledgers) therefore has room above what this attack can see: 90 right guesses of 100 refute it, 60 are usual.
 PROMISE = """
 [record_privacy]
 clip_norm = 1.0
-noise_multiplier = 30.0
+noise_multiplier = 1.5
 epsilon = 2.0
 """
 
@@ -80,8 +82,8 @@ def test_a_job_that_keeps_its_promise_is_not_accused(carry_out, capsys):
     path, out = carry_out(JOB + PROMISE, "noisy")
     assert main(["privacy", "audit", str(path), "--run", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["claimed_by"] == "the sites' ledgers" and 0 < told["bound"]["claimed"] <= 2.0
-    assert told["bound"]["epsilon"] < 0.5 and told["membership"]["auc"] < 0.6
+    assert told["claimed_by"] == "the sites' ledgers" and 1.5 < told["bound"]["claimed"] <= 2.0
+    assert told["bound"]["epsilon"] < told["bound"]["claimed"] and told["membership"]["auc"] < 0.78
     for ledger in out.glob("sites/*/privacy.ledger"):
         ledger.unlink()
     assert main(["privacy", "audit", str(path), "--run", str(out), "--json"]) == 0
