@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smallhold.assist.care import CONSENT, INTAKE, Care
-from smallhold.assist.consent import Consents, Purpose
+from smallhold.assist.consent import Consent, Consents, Purpose
 from smallhold.assist.messages import Message
 from smallhold.assist.self_report import Intake, Review, Triage, clean_text
 from smallhold.errors import InputError, JournalError
@@ -102,14 +102,18 @@ def test_a_site_that_learns_hears_of_every_withdrawal_also_after_a_restart(tmp_p
     clocks = Clocks()
     ward = filled(tmp_path, clocks)
     heard: list[tuple[str, str, str]] = []
-    care = Care(ward.live, ward.journal, on_consent=lambda *said: heard.append(said))
+
+    def hear(patient: str, purpose: str, consent: Consent) -> None:
+        heard.append((patient, purpose, consent.state))
+
+    care = Care(ward.live, ward.journal, on_consent=hear)
     care.say_consent("p", "learning", "given", "p", 1)
     care.say_consent("p", "learning", "withheld", "p", 2)
     assert heard == [("p", "learning", "given"), ("p", "learning", "withheld")]
     ward.die()
     heard.clear()
     again = Ward(tmp_path, clocks)
-    Care(again.live, again.journal, on_consent=lambda *said: heard.append(said))
+    Care(again.live, again.journal, on_consent=hear)
     assert heard == [("p", "learning", "withheld")]
     again.die()
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smallhold.cli.main import main
+from smallhold.federate.consent import ConsentList
 
 pytest.importorskip("fastapi", reason="the console needs FastAPI, the extra 'console'")
 import httpx
@@ -60,6 +62,19 @@ def test_what_cannot_be_run_is_refused_before_it_begins(
     assert message in capsys.readouterr().err
 
 
+def withdraw_on_the_patients_page(staff: httpx.Client, *, csrf: str, bed: dict[str, Any]) -> str:
+    """Staff pair a device with a bed; there the patient says that nobody may learn from their record."""
+    code = staff.post(f"/api/beds/{bed['patient']}/pairing", headers={"x-csrf-token": csrf}).json()["code"]
+    with httpx.Client(base_url=staff.base_url, headers={"Origin": staff.headers["Origin"]}, timeout=20) as device:
+        paired = device.post("/patient/api/pair", json={"code": code}).json()
+        said = {"kind": "consent", "id": "0" * 32, "purpose": "learning", "state": "withheld"}
+        told = device.post(
+            "/patient/api/actions", json={"actions": [said]}, headers={"x-smallhold-csrf": paired["csrf"]}
+        )
+        assert told.json() == {"results": [{"id": "0" * 32, "status": "done"}]}
+    return str(bed["patient"])
+
+
 @pytest.mark.slow
 def test_a_ward_and_its_page_run_until_they_are_told_to_end(tmp_path: Path) -> None:
     assert main(["device", "--home", str(tmp_path), "init"]) == 0
@@ -105,6 +120,8 @@ def test_a_ward_and_its_page_run_until_they_are_told_to_end(tmp_path: Path) -> N
             assert beds[0]["is_simulated"] and beds[0]["is_degraded"] and beds[0]["model"] == "absent"
             status = client.get("/api/status").json()
             assert status["bundle_error"] and status["sources"][0]["is_connected"]
+            patient = withdraw_on_the_patients_page(client, csrf=answer.json()["csrf"], bed=beds[0])
+            assert ConsentList(tmp_path / "withdrawals.jsonl").allowed([patient, "somebody else"]) == [1]
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
     finally:

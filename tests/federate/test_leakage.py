@@ -31,7 +31,7 @@ batch_size = 32
 learning_rate = 0.02
 """
 # The noise is another one in every run and an audit at 95 % accuses one honest promise in twenty at worst. The promise
-# (1.6 by the ledgers) therefore has room above what this attack can see: 90 right guesses of 100 refute it, 60 are usual.
+# (1.6 by the ledgers) therefore has room above what this attack sees: 90 right guesses of 100 refute it, 60 are usual.
 PROMISE = """
 [record_privacy]
 clip_norm = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from smallhold.assist.consent import Consent, Consents, ConsentState, Purpose
+from smallhold.assist.consent import Consent, Consents, Purpose
 from smallhold.assist.live import LiveWard
 from smallhold.assist.medication.board import CheckDrug, MedicationBoard
 from smallhold.assist.medication.notices import due_reminders, staff_notices
@@ -43,8 +43,8 @@ class Care:
         language: Patient to the language of their reminders.
         on_report: Told of every new report of a patient. With it staff hear of patients who have no bed here (yet);
             without it nobody is called for those.
-        on_consent: Told of (patient, purpose, state) whenever it is said, and of all that was said at the start: for a
-            site that learns, `federate.consent.ConsentList`. May come again for the same.
+        on_consent: Told of (patient, purpose, consent) whenever it is said, and of all that was said at the start: for
+            a site that learns, `federate.consent.ConsentList`. May come again for the same.
 
     Raises:
         JournalError: an event on record cannot be read.
@@ -61,7 +61,7 @@ class Care:
         deliver: Callable[[Message], None] = lambda _: None,
         language: Callable[[str], str] = lambda _: "en",
         on_report: Callable[[Intake | Review], None] | None = None,
-        on_consent: Callable[[str, Purpose, ConsentState], None] = lambda _patient, _purpose, _state: None,
+        on_consent: Callable[[str, Purpose, Consent], None] = lambda _patient, _purpose, _consent: None,
     ) -> None:
         self._ward, self._journal, self._on_report, self._on_consent = ward, journal, on_report, on_consent
         self._check_drug, self._elsewhere, self._is_stopped, self._language = (
@@ -86,7 +86,7 @@ class Care:
         except (InputError, ValueError, KeyError, TypeError) as error:
             raise JournalError(f"an event of the ward's care cannot be read: {error}") from error
         for patient, purpose, consent in self.consents.said():
-            on_consent(patient, purpose, consent.state)
+            on_consent(patient, purpose, consent)
         ward.on_admit = self._watch
         for patient in ward.beds:
             self._watch(patient)
@@ -136,7 +136,7 @@ class Care:
             if live is not None:
                 live.bed.consents = held
             if purpose in held:
-                self._on_consent(patient, Purpose(purpose), held[Purpose(purpose)].state)
+                self._on_consent(patient, Purpose(purpose), held[Purpose(purpose)])
 
     def intakes(self, patient: str) -> tuple[Intake, ...]:
         """The symptoms that a patient handed over to staff, oldest first."""

@@ -6,6 +6,7 @@ import argparse
 import getpass
 import secrets
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from smallhold.cli.output import next_commands, note, print_json
 from smallhold.errors import InputError, JournalError, MissingExtraError
 
 if TYPE_CHECKING:
+    from smallhold.assist.consent import Consent, Purpose
     from smallhold.console.accounts import Accounts
     from smallhold.console.recorder import Recorder
     from smallhold.console.server import ServerOptions
@@ -64,6 +66,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what `smallhold bundle page` wrote: patients' devices read texts",
     )
     page.add_argument("--emergency-number", default="112", metavar="N", help="on the patient's page; default 112")
+    page.add_argument(
+        "--withdrawals",
+        type=Path,
+        metavar="FILE",
+        help="where patients who do not want to be learnt from are listed; default: withdrawals.jsonl in the home",
+    )
     page.add_argument("--federation", type=Path, metavar="DIR", help="show this run of smallhold federate")
     page.add_argument("--interactions", type=Path, metavar="FILE", help="allergies and interactions; default: shipped")
     users = actions.add_parser("user", help="add, remove or list accounts")
@@ -141,6 +149,7 @@ def _app(
         check_drug=lambda _: table_check(table, ()),
         is_stopped=lambda: is_stopped(home.path),
         language=pairings.language,
+        on_consent=_to_list(args.withdrawals or home.path / "withdrawals.jsonl"),
     )
 
     def remind(now_ms: int) -> None:
@@ -193,6 +202,24 @@ def _app(
         home=home.path,
         extra_routers=(patients,),
     )
+
+
+def _to_list(path: Path) -> Callable[[str, Purpose, Consent], None]:
+    """Write what patients say of learning to the list that exports and sites of a federation read."""
+    from smallhold.assist.consent import Purpose
+    from smallhold.federate.consent import ConsentList
+
+    if not path.parent.is_dir():
+        raise InputError(f"--withdrawals: {path.parent} is no folder")
+    listed = ConsentList(path)
+
+    def hear(patient: str, purpose: Purpose, consent: Consent) -> None:
+        if purpose is Purpose.LEARNING and consent.state == "withheld":
+            listed.withdraw(patient, said_ms=consent.t_ms)
+        elif purpose is Purpose.LEARNING and consent.state == "given":
+            listed.restore(patient, said_ms=consent.t_ms)
+
+    return hear
 
 
 def _triage(running: RunningWard) -> LocalTextTask | None:
