@@ -38,7 +38,7 @@ class Federation:
 
     def members(self, own: str) -> Members | None:
         """Keys, where the job takes secure sums."""
-        if not self.job.upload.secure:
+        if not self.job.upload.is_hidden:
             return None
         make_members(self.folder / "keys", SITES)
         return load_members(self.folder / "keys" / FOLDER, self.folder / "keys" / own / KEY, SITES)

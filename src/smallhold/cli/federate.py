@@ -144,7 +144,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.tasks and args.engine != "substra":
         raise RecipeError(f"--tasks: expected --engine substra, got --engine {args.engine}")
     job, name = _job(args.job)
-    if job.upload.secure:
+    if job.upload.is_hidden:
         from smallhold.federate.members import make_members
 
         make_members(args.out or Path("runs") / name, job.sites)
@@ -283,7 +283,7 @@ def _members(job: FederatedJob, out: Path, own: str, machine: Path | None = None
 
     They lie in the run, or in the folder of this machine, which has one private key.
     """
-    if not job.upload.secure:
+    if not job.upload.is_hidden:
         return None
     from smallhold.federate.members import FOLDER, KEY, load_members
 

@@ -198,8 +198,10 @@ def fleet_job(job: FederatedJob, sites: tuple[str, ...], faults: Faults) -> Fede
     Raises:
         RecipeError: the rules do not allow for so many faulty sites.
     """
-    if job.upload.secure:
-        raise RecipeError("upload.secure: faults of simulated sites are in single updates, which a secure sum hides")
+    if job.upload.is_hidden:
+        raise RecipeError(
+            f"{job.upload.hidden_by}: faults of simulated sites are in single updates, which a secure sum hides"
+        )
     if job.is_counting:
         raise RecipeError("statistics: simulated sites train; expected a job without this table")
     cohort = min(job.cohort, len(sites))

@@ -16,6 +16,7 @@ from smallhold.federate.statistics import StatisticsChoice
 from smallhold.privacy.plan import (
     CLIP,
     DISCRETE_NOISE,
+    ENCRYPT,
     FIXED_POINT,
     MASK,
     QUANTIZE,
@@ -105,12 +106,16 @@ class UploadChoice:
         bits: 0 sends float32; 8 and 4 round it in groups, at random and without bias.
         top_k: Share of the numbers that is sent, the largest; the site remembers the others for later rounds. 0 sends
             all.
-        secure: Whether the server sees the sum of the updates and no single one.
+        secure: Whether the server sees the sum of the updates and no single one, by masks of which no party alone can
+            take one off.
+        key_holder: The site for whose key all sites encrypt; the server adds ciphertexts, and this site decrypts the
+            sum. Empty encrypts nothing.
     """
 
     bits: int = 0
     top_k: float = 0.0
     secure: bool = False
+    key_holder: str = ""
 
     def __post_init__(self) -> None:
         """Refuse other widths and shares."""
@@ -118,6 +123,16 @@ class UploadChoice:
             raise RecipeError(f"upload.bits: expected 0, 4 or 8, got {self.bits}")
         if not 0 <= self.top_k < 1:
             raise RecipeError(f"upload.top_k: expected a share in [0, 1), got {self.top_k}")
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the server sees sums alone."""
+        return self.secure or bool(self.key_holder)
+
+    @property
+    def hidden_by(self) -> str:
+        """The key that asks for it, for messages."""
+        return "upload.secure" if self.secure else "upload.key_holder"
 
     def count(self, size: int) -> int:
         """k: how many of P numbers are sent with `top_k`."""
@@ -249,9 +264,9 @@ class FederatedJob:
                 hint="send all numbers, or take a mean",
             )
         self._check_statistics()
-        if self.upload.secure:
-            self._check_secure()
         self._check_filters()
+        if self.upload.is_hidden:
+            self._check_hidden()
         if self.privacy.noise_multiplier and self.aggregation.method != "mean":
             raise RecipeError(
                 f"aggregation.method: the sensitivity of {self.aggregation.method} is not bounded by the clip norm; "
@@ -291,8 +306,9 @@ class FederatedJob:
             replace(DISCRETE_NOISE, key="statistics.noise_multiplier"): upload.secure and self.statistics.stddev,
             replace(TOP_K, key="upload.top_k"): upload.top_k,
             replace(QUANTIZE, key="upload.bits"): upload.bits,
-            FIXED_POINT: upload.secure and not upload.bits,
+            FIXED_POINT: upload.is_hidden and not upload.bits,
             replace(MASK, key="upload.secure"): upload.secure,
+            replace(ENCRYPT, key="upload.key_holder"): upload.key_holder,
         }
         methods: dict[str, Aggregate] = {
             "mean": "weighted_mean",
@@ -303,29 +319,45 @@ class FederatedJob:
         plan_filters(
             [step for step, is_asked in asked.items() if is_asked],
             aggregate=methods[self.aggregation.method],
-            has_server_noise=upload.secure and bool(self.privacy.noise_multiplier),
+            has_server_noise=upload.is_hidden and bool(self.privacy.noise_multiplier),
             aggregate_key="aggregation.method",
             noise_key="privacy.noise_multiplier",
         )
 
-    def _check_secure(self) -> None:
-        """Refuse what a secure sum cannot be of."""
+    def _check_hidden(self) -> None:
+        """Refuse what a sum that hides its summands cannot be of."""
+        key, least = self.upload.hidden_by, self.least
         if not MIN_SITES <= self.cohort_size <= MOST_SECURE_SITES:
             raise RecipeError(
-                f"upload.secure: expected {MIN_SITES} to {MOST_SECURE_SITES} sites a round, got {self.cohort_size}",
+                f"{key}: expected {MIN_SITES} to {MOST_SECURE_SITES} sites a round, got {self.cohort_size}",
                 hint="name a cohort" if self.cohort_size > MOST_SECURE_SITES else None,
             )
-        if 3 * self.least <= 2 * self.cohort_size:
+        if self.upload.secure and 3 * least <= 2 * self.cohort_size:
             raise RecipeError(
                 f"quorum: with upload.secure expected more than two thirds of the cohort of {self.cohort_size}, got "
-                f"{self.least}: fewer could be two sums, of which the difference shows a site"
+                f"{least}: fewer could be two sums, of which the difference shows a site"
             )
+        if self.upload.key_holder:
+            self._check_key_holder()
         if self.is_counting:  # counts are bounded, and weigh nothing
             return
         if not self.privacy.clip_norm:
-            raise RecipeError("privacy.clip_norm: upload.secure needs a bound on the numbers that are added")
+            raise RecipeError(f"privacy.clip_norm: {key} needs a bound on the numbers that are added")
         if not self.aggregation.max_examples and not self.record_privacy.epsilon:
-            raise RecipeError("aggregation.max_examples: upload.secure needs a bound on the weight of a site")
+            raise RecipeError(f"aggregation.max_examples: {key} needs a bound on the weight of a site")
+
+    def _check_key_holder(self) -> None:
+        if self.upload.key_holder not in self.sites:
+            raise RecipeError(
+                f"upload.key_holder: expected one of {', '.join(self.sites)}, got {self.upload.key_holder!r}"
+            )
+        if self.cohort_size < len(self.sites):
+            raise RecipeError(f"cohort: {self.upload.key_holder} opens the sum of every round; ask all sites")
+        if self.least < MIN_SITES:
+            raise RecipeError(
+                f"quorum: with upload.key_holder expected at least {MIN_SITES}, got {self.least}: a sum of two shows "
+                "each the other"
+            )
 
     @property
     def is_counting(self) -> bool:

@@ -57,7 +57,8 @@ def facts_of(entries: Sequence[Entry], number: int) -> dict[str, Any]:
 def counted_updates(entries: Sequence[Entry], closed: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What went into a model: bodies of the journal.
 
-    Of a secure round, the masked vectors; how many examples a site learnt from, or left out, nobody has seen.
+    Of a round that hides updates, the masked or encrypted vectors; how many examples a site learnt from, or left out,
+    nobody has seen.
 
     Args:
         entries: Of the journal.
@@ -67,7 +68,8 @@ def counted_updates(entries: Sequence[Entry], closed: Mapping[str, Any]) -> list
     if "attempt" not in closed:
         return [entry.body for entry in entries if entry.kind == "update" and entry.body["round"] == number]
     now = {"round": number, "attempt": closed["attempt"], "turn": "input"}
-    hidden = {"num_examples": None, "withdrawn": None, "encoding": ["secure-sum"]}
+    is_encrypted = any(entry.kind == "message" and entry.body["turn"] == "key" for entry in entries)
+    hidden = {"num_examples": None, "withdrawn": None, "encoding": ["encrypted-sum" if is_encrypted else "secure-sum"]}
     return [
         entry.body | hidden
         for entry in entries

@@ -1,7 +1,8 @@
-"""A round of which the server sees the sum: five turns of request and answer, each carried like a round without it.
+"""A round of which the server sees the sum: turns of request and answer, each carried like a round without it.
 
-The protocol is that of `privacy.secure_sum`. What the server says is the same for all sites, so that no engine has to
-know that there are turns: it asks, hands over the answers and closes, until the round's number moves on.
+Five turns under masks (`privacy.secure_sum`), three with ciphertexts (`encrypted_sum`). What the server says is the
+same for all sites, so that no engine has to know that there are turns: it asks, hands over the answers and closes,
+until the round's number moves on.
 
 The server's side is a function of the messages that it took and of where it closed a turn. Both are in the journal
 before they count: a server that was killed goes on in the turn that it was in. A site's masks live in its process; one
@@ -11,9 +12,9 @@ that was restarted has left the attempt. Where too few are left before the last 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,15 @@ from smallhold.federate.members import Members
 from smallhold.federate.messages import SecureAnswer, SecureRequest, message_arrays
 from smallhold.privacy.clip import clip_update
 from smallhold.privacy.fixed_point import NOISE_TAIL, FixedPoint
-from smallhold.privacy.packing import UInt
 from smallhold.privacy.randomness import Int64
 from smallhold.privacy.secure_sum import SecureSumConfig, SecureSumServer
 from smallhold.privacy.weighted import decode_weighted, encode_weighted, weight_digits
 from smallhold.records import sha256_hex
 
 TURNS = ("advertise", "share", "input", "confirm", "open")
-_LEVEL_BITS = 20  # of a site's numbers: steps of a millionth of the clip norm
+ENCRYPTED_TURNS = ("key", "input", "open")
+# Of a site's numbers: steps of a millionth of the clip norm; of a thirty-thousandth where two are to ride in a slot.
+_LEVEL_BITS, _ENCRYPTED_LEVEL_BITS = 20, 16
 
 
 def fixed_point_of(job: FederatedJob) -> FixedPoint:
@@ -44,7 +46,8 @@ def fixed_point_of(job: FederatedJob) -> FixedPoint:
         bits = (most * job.cohort_size + math.ceil(NOISE_TAIL * noise)).bit_length() + 1
         return FixedPoint(bits=max(4, bits), value_range=float(most), num_sites=job.cohort_size, noise_stddev=noise)
     room = (job.cohort_size - 1).bit_length() + 1
-    return FixedPoint(bits=_LEVEL_BITS + room, value_range=job.privacy.clip_norm, num_sites=job.cohort_size)
+    level_bits = _ENCRYPTED_LEVEL_BITS if job.upload.key_holder else _LEVEL_BITS
+    return FixedPoint(bits=level_bits + room, value_range=job.privacy.clip_norm, num_sites=job.cohort_size)
 
 
 def most_examples(job: FederatedJob) -> int:
@@ -53,7 +56,7 @@ def most_examples(job: FederatedJob) -> int:
 
 
 def encode_input(job: FederatedJob, delta: Vector, num_examples: int) -> Int64:
-    """What a site puts under masks: its update within the clip norm, weighted, with its weight; or its counts.
+    """What a site hides: its update within the clip norm, weighted, with its weight; or its counts.
 
     Args:
         job: What is carried out.
@@ -92,6 +95,68 @@ def sum_config(job: FederatedJob, size: int, members: Members, number: int, base
     )
 
 
+class HiddenSum(Protocol):
+    """The server's side of one attempt: takes signed messages, closes turn after turn, and opens the sum."""
+
+    #: Whether the last turn asks one site, that no other can stand in for.
+    is_opened_by_one: ClassVar[bool]
+
+    @property
+    def waiting_for(self) -> frozenset[str]:
+        """Sites that may still answer in this turn."""
+        ...
+
+    @property
+    def survivors(self) -> frozenset[str]:
+        """Sites whose vectors are in the sum."""
+        ...
+
+    def receive(self, message: bytes) -> str:
+        """Take a message of this turn; gives its sender, or raises SecureSumError."""
+        ...
+
+    def close_turn(self) -> bytes | dict[str, bytes] | Int64:
+        """What the next turn says, to all or to each; at the end the sum (P,). Raises SecureSumError."""
+        ...
+
+
+class _MaskedSum:
+    """`privacy.secure_sum` as a `HiddenSum`."""
+
+    is_opened_by_one: ClassVar[bool] = False
+
+    def __init__(self, config: SecureSumConfig, members: Members, fixed: FixedPoint) -> None:
+        self._server, self._fixed = SecureSumServer(config, key=members.key), fixed
+        server = self._server
+        self._closing: Iterator[Callable[[], Any]] = iter(
+            (
+                server.close_advertising,
+                server.close_sharing,
+                server.close_inputs,
+                server.close_confirmations,
+                self._open,
+            )
+        )
+        self.receive = server.receive
+        self._close = next(self._closing)
+
+    @property
+    def waiting_for(self) -> frozenset[str]:
+        return self._server.waiting_for
+
+    @property
+    def survivors(self) -> frozenset[str]:
+        return self._server.survivors
+
+    def close_turn(self) -> bytes | dict[str, bytes] | Int64:
+        said: bytes | dict[str, bytes] | Int64 = self._close()
+        self._close = next(self._closing, self._close)
+        return said
+
+    def _open(self) -> Int64:
+        return self._fixed.from_field(self._server.close())
+
+
 class SecureRounds:
     """The server's side, for one round after the other.
 
@@ -108,6 +173,7 @@ class SecureRounds:
     ) -> None:
         self._job, self._size, self._folder, self._journal, self._members = job, size, folder, journal, members
         self._round = self.attempt = 0
+        self._turns = ENCRYPTED_TURNS if job.upload.key_holder else TURNS
 
     def begin(self, number: int, base: str, entries: Sequence[Entry] = ()) -> None:
         """Begin a round, or go on with it.
@@ -134,16 +200,24 @@ class SecureRounds:
 
     def _start(self) -> None:
         self._turn, self._arrays = 0, dict[str, NDArray[Any]]()
-        self.total: UInt | None = None
+        self.total: Int64 | None = None
         self._opened = -1  # messages of the last turn when it could not be closed
         if self._members is not None:
             config = sum_config(self._job, self._size, self._members, self._round, self._base, self.attempt)
-            self._sum = SecureSumServer(config, key=self._members.key)
+            self._sum = self._open_sum(config, self._members)
+
+    def _open_sum(self, config: SecureSumConfig, members: Members) -> HiddenSum:
+        fixed, holder = fixed_point_of(self._job), self._job.upload.key_holder
+        if not holder:
+            return _MaskedSum(config, members, fixed)
+        from smallhold.federate.encrypted_sum import EncryptedSumServer
+
+        return EncryptedSumServer(config, members, holder, fixed)
 
     @property
     def turn(self) -> str:
         """Round, attempt and turn."""
-        return f"{self._round}/{self.attempt}/{TURNS[self._turn]}"
+        return f"{self._round}/{self.attempt}/{self._turns[self._turn]}"
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -154,13 +228,13 @@ class SecureRounds:
     def request(self, model: Vector) -> bytes:
         """What the turn asks of every site; the model goes with the turn that trains."""
         self._check_members()
-        arrays = self._arrays | ({"model": model} if TURNS[self._turn] == "input" else {})
+        arrays = self._arrays | ({"model": model} if self._turns[self._turn] == "input" else {})
         return SecureRequest(
             job=self._job.digest,
             round=self._round,
             base=self._base,
             attempt=self.attempt,
-            turn=TURNS[self._turn],
+            turn=self._turns[self._turn],
             arrays=arrays,
         ).to_bytes()
 
@@ -171,8 +245,8 @@ class SecureRounds:
             UpdateRefused: `stale`: of another attempt or turn; `malformed`: forged, or not part of the protocol.
         """
         self._check_members()
-        now = f"turn {TURNS[self._turn]} of attempt {self.attempt}"
-        if (answer.attempt, answer.turn) != (self.attempt, TURNS[self._turn]):
+        now = f"turn {self._turns[self._turn]} of attempt {self.attempt}"
+        if (answer.attempt, answer.turn) != (self.attempt, self._turns[self._turn]):
             raise UpdateRefused("stale", f"expected {now}, got turn {answer.turn} of attempt {answer.attempt}")
         try:
             sender = self._sum.receive(answer.said())
@@ -201,13 +275,14 @@ class SecureRounds:
         self._check_members()
         if self.total is not None:
             return True
-        turn = TURNS[self._turn]
+        turn = self._turns[self._turn]
         try:
             self._close()
         except SecureSumError as error:
             missing = f"job {self._job.name}, round {self._round}, turn {turn} of attempt {self.attempt}: {error}"
             hint = "start the missing sites and run the same command again"
-            if turn == "open" and self._opened != (opened := len(self._messages_of(turn))):
+            opened = len(self._messages_of(turn))
+            if turn == "open" and (self._sum.is_opened_by_one or self._opened != opened):
                 # What was opened so far is not lost, and who has opened takes part in no other attempt.
                 self.begin(self._round, self._base, self._journal.entries)
                 self._opened = opened
@@ -239,23 +314,15 @@ class SecureRounds:
         if self.total is None:
             raise FederationError(f"round {self._round}: the sum is not open")
         fixed = fixed_point_of(self._job)
-        levels = fixed.from_field(self.total)
         if self._job.is_counting:
-            return levels.astype(np.float32), len(self.survivors)
-        mean, num_examples = decode_weighted(levels, max_examples=most_examples(self._job), fixed_point=fixed)
+            return self.total.astype(np.float32), len(self.survivors)
+        mean, num_examples = decode_weighted(self.total, max_examples=most_examples(self._job), fixed_point=fixed)
         return mean.astype(np.float32), num_examples
 
     def _close(self) -> None:
         """End the turn that is open, and say what the next one asks."""
-        close: tuple[Callable[[], Any], ...] = (
-            self._sum.close_advertising,
-            self._sum.close_sharing,
-            self._sum.close_inputs,
-            self._sum.close_confirmations,
-            self._sum.close,
-        )
-        said = close[self._turn]()
-        if self._turn == len(TURNS) - 1:
+        said = self._sum.close_turn()
+        if isinstance(said, np.ndarray):
             self.total = said
             return
         self._turn += 1
@@ -280,7 +347,7 @@ class SecureRounds:
     def _check_members(self) -> None:
         if self._members is None:
             raise FederationError(
-                f"job {self._job.name}: upload.secure needs the keys of its members",
+                f"job {self._job.name}: {self._job.upload.hidden_by} needs the keys of its members",
                 hint="smallhold federate run makes them; between machines see docs/guides/federation.md",
             )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from smallhold.errors import FederationError, UpdateRefused
 from smallhold.federate.answer import ANSWER, Answer, read_answer, write_answer
@@ -31,6 +32,9 @@ class SecureSite:
         train: See `Train`.
     """
 
+    #: Turns whose answer is on the disk before it goes: turn -> file.
+    lasting: ClassVar[Mapping[str, str]] = {"open": ANSWER}  # a site's last word in a round
+
     def __init__(
         self, name: str, job: FederatedJob, layout: Layout, members: Members, folder: Path, train: Train
     ) -> None:
@@ -53,16 +57,11 @@ class SecureSite:
             raise UpdateRefused("foreign", "the request belongs to another job")
         if digest in self._answers:
             return self._answers[digest]
-        opened = read_answer(self._folder / ANSWER)
-        if opened is not None and opened.request == digest:
-            return opened.blob
-        self._check_opened(opened, asked)
-        if asked.turn == "advertise":
-            self._begin(asked)
-        if self._session != (asked.round, asked.attempt, asked.base):
-            raise FederationError(
-                f"site {self._name}: has no part in round {asked.round}, attempt {asked.attempt}: it was started later"
-            )
+        kept = read_answer(self._folder / self.lasting[asked.turn]) if asked.turn in self.lasting else None
+        if kept is not None and kept.request == digest:
+            return kept.blob
+        self._check_opened(asked)
+        self._attend(asked)
         message = self._answer(asked)
         blob = SecureAnswer(
             job=asked.job,
@@ -73,10 +72,19 @@ class SecureSite:
             turn=asked.turn,
             arrays=message_arrays(message=message),
         ).to_bytes()
-        if asked.turn == "open":  # on the disk before it goes: it is the site's last word in this round
-            write_answer(self._folder / ANSWER, Answer(asked.job, asked.round, digest, blob, None))
+        if asked.turn in self.lasting:
+            write_answer(self._folder / self.lasting[asked.turn], Answer(asked.job, asked.round, digest, blob, None))
         self._answers[digest] = blob
         return blob
+
+    def _attend(self, asked: SecureRequest) -> None:
+        """Begin an attempt, or refuse one that this process did not begin."""
+        if asked.turn == "advertise":
+            self._begin(asked)
+        if self._session != (asked.round, asked.attempt, asked.base):
+            raise FederationError(
+                f"site {self._name}: has no part in round {asked.round}, attempt {asked.attempt}: it was started later"
+            )
 
     def _begin(self, asked: SecureRequest) -> None:
         if self._name not in draw_cohort(self._job, asked.round):
@@ -112,7 +120,8 @@ class SecureSite:
             self._trained = (asked.round, asked.base, delta, num_examples)
         return self._trained[2:]
 
-    def _check_opened(self, opened: Answer | None, asked: SecureRequest) -> None:
+    def _check_opened(self, asked: SecureRequest) -> None:
         """Of a round one sum is opened: the difference of two shows a site."""
+        opened = read_answer(self._folder / ANSWER)
         if opened is not None and opened.job == asked.job and asked.round <= opened.round:
             raise UpdateRefused("stale", f"a sum of round {opened.round} was opened: no other will be")

@@ -88,7 +88,7 @@ class RoundServer:
         self.job, self.layout, self._folder, self._random = job, layout, folder, random
         self._journal = RoundJournal(folder / JOURNAL, clock_ms=clock_ms)
         self._secure: SecureRounds | None = None
-        if job.upload.secure:
+        if job.upload.is_hidden:
             self._secure = SecureRounds(job, layout.size, folder, self._journal, members)
         try:
             self._resume(initial)

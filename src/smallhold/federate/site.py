@@ -10,6 +10,7 @@ from smallhold.errors import FederationError, UpdateRefused
 from smallhold.federate.answer import ANSWER, Answer, read_answer, write_answer
 from smallhold.federate.cell_counts import check_layout
 from smallhold.federate.consent import ConsentList
+from smallhold.federate.encrypted_sum import EncryptedSite
 from smallhold.federate.filters import encode_delta
 from smallhold.federate.job import FederatedJob
 from smallhold.federate.layout import Vector
@@ -65,10 +66,11 @@ class Site:
             self._budget = PersonBudget(job, folder)
 
         self._secure: SecureSite | None = None
-        if job.upload.secure:
+        if job.upload.is_hidden:
             if members is None:
-                raise FederationError(f"site {name}: upload.secure needs the keys of the job's members")
-            self._secure = SecureSite(name, job, model.layout, members, folder, self._train_delta)
+                raise FederationError(f"site {name}: {job.upload.hidden_by} needs the keys of the job's members")
+            kind = EncryptedSite if job.upload.key_holder else SecureSite
+            self._secure = kind(name, job, model.layout, members, folder, self._train_delta)
 
     @property
     def consent(self) -> ConsentList:

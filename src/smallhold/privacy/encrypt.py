@@ -100,6 +100,15 @@ class EncryptionKeys:
         return f"EncryptionKeys({key_name(self.public).hex()})"
 
 
+def check_available() -> None:
+    """Refuse before anybody is asked.
+
+    Raises:
+        MissingExtraError: TenSEAL is absent.
+    """
+    _tenseal()
+
+
 def make_keys() -> EncryptionKeys:
     """A new pair of keys.
 
@@ -163,8 +172,12 @@ class EncryptedSum:
         self._length = 0
         self._summands = 0
 
-    def add(self, encrypted: bytes) -> None:
+    def add(self, encrypted: bytes, *, expected_length: int | None = None) -> None:
         """Add one site's update.
+
+        Args:
+            encrypted: From `encrypt_levels`.
+            expected_length: P; None takes the first update's.
 
         Raises:
             EncryptionError: malformed, of another key, length or width, or more than `num_sites` in all. The sum is
@@ -176,8 +189,8 @@ class EncryptedSum:
                 f"encrypted update: the sum would hold {self._summands + summands} sites, its headroom is for "
                 f"{self._config.num_sites}"
             )
-        if self._vectors and length != self._length:
-            raise EncryptionError(f"encrypted update: expected {self._length} entries, got {length}")
+        if length != (expected := expected_length or self._length or length):
+            raise EncryptionError(f"encrypted update: expected {expected} entries, got {length}")
         vectors = [_load(self._ts, self._context, blob) for blob in blobs]
         # TenSEAL adds into a new vector; the old list stays whole until every one of them is made.
         self._vectors = [a + b for a, b in zip(self._vectors, vectors, strict=True)] if self._vectors else vectors

@@ -27,7 +27,7 @@ def run_in_process(server: RoundServer, sites: Mapping[str, Site], *, progress: 
     if missing := set(server.job.sites) - set(sites):
         raise FederationError(f"job {server.job.name}: no site {', '.join(sorted(missing))}")
     # Sites of an earlier process have taken their masks with them: a secure round that it began is attempted again.
-    spare_attempts = 1 if server.job.upload.secure else 0
+    spare_attempts = 1 if server.job.upload.is_hidden else 0
     while not server.is_finished:
         request, losses = server.request(), []
         deadline = time.monotonic() + server.job.deadline_seconds
@@ -39,7 +39,7 @@ def run_in_process(server: RoundServer, sites: Mapping[str, Site], *, progress: 
                 losses.append(server.receive(sites[name].respond(request), sender=name).metrics.get("loss", math.nan))
             except SmallholdError as error:
                 failures.append(f"{name}: {error}")
-        if failures and len(server.accepted) < server.job.least and not server.job.upload.secure:
+        if failures and len(server.accepted) < server.job.least and not server.job.upload.is_hidden:
             raise FederationError(f"round {server.round}: too few updates; {'; '.join(failures)}")
         try:
             server.close_round()

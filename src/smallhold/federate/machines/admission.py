@@ -65,7 +65,7 @@ def make_request(folder: Path) -> str:
         if not (folder / NODE_KEY).exists():
             write_key(folder / NODE_KEY, generate_key(), PrivateFormat.OpenSSH)
         asked = [subject.sign(load_node_key(folder / NODE_KEY), SHA256())]
-        if read_job(folder / JOB).upload.secure:
+        if read_job(folder / JOB).upload.is_hidden:
             make_key(folder / KEYS / KEY)
             asked.append(subject.sign(load_private_key(folder / KEYS / KEY), None))
         write_durably(folder / REQUEST, [part.public_bytes(Encoding.PEM) for part in asked], mode=0o644)
@@ -121,7 +121,7 @@ def read_request(path: Path, job: FederatedJob) -> tuple[str, ec.EllipticCurvePu
     keys = [part.public_key() for part in parts]
     node = keys[0] if keys else None
     secret = keys[1] if len(keys) == 2 else None
-    if len(keys) != 1 + job.upload.secure or not isinstance(node, ec.EllipticCurvePublicKey):
+    if len(keys) != 1 + job.upload.is_hidden or not isinstance(node, ec.EllipticCurvePublicKey):
         raise _malformed(path)
     if secret is not None and not isinstance(secret, Ed25519PublicKey):
         raise _malformed(path)

@@ -180,7 +180,7 @@ def _admitted(folder: Path) -> str:
 
 def _members(folder: Path, machine: Machine) -> str:
     job = read_job(folder / JOB)
-    if not job.upload.secure:
+    if not job.upload.is_hidden:
         return "the job takes no secure sums"
     own = f"sites/{machine.site}.pem" if machine.site else "server.pem"
     for name in ("server.pem", *(f"sites/{site}.pem" for site in sorted(job.sites))):

@@ -123,7 +123,7 @@ def _fill(folder: Path, machine: Machine, job: FederatedJob, operator: Path) -> 
     write_machine(machine, folder)
     programs = programs_of(machine, job)
     texts = {
-        "README.md": readme_text(machine, tuple(program.name for program in programs), is_secure=job.upload.secure),
+        "README.md": readme_text(machine, tuple(program.name for program in programs), is_secure=job.upload.is_hidden),
         "Containerfile": containerfile_text(machine),
         "compose.yaml": compose_text(machine, programs),
     }
@@ -136,7 +136,7 @@ def _fill(folder: Path, machine: Machine, job: FederatedJob, operator: Path) -> 
         write_key(folder / SERVER_KEY, key)
         certificate = certify_server(_load_authority(operator), key.public_key(), machine.host)
         write_certificate(folder / SERVER_CERTIFICATE, certificate)
-        if job.upload.secure:
+        if job.upload.is_hidden:
             make_key(folder / KEYS / KEY)
 
 

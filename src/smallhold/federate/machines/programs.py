@@ -49,7 +49,7 @@ def programs_of(machine: Machine, job: FederatedJob) -> tuple[Program, ...]:
 
 def _resident(machine: Machine, job: FederatedJob, *more: str) -> tuple[str, ...]:
     """The command of the resident process."""
-    keys = ("--keys", str(machine.config)) if job.upload.secure else ()
+    keys = ("--keys", str(machine.config)) if job.upload.is_hidden else ()
     about = ("--socket", str(machine.sockets / machine.role), "--out", str(machine.state))
     command = (str(PROGRAMS / "smallhold"), "federate", machine.role, str(machine.config / JOB))
     return (*command, *more, *about, *keys)

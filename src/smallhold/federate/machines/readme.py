@@ -7,7 +7,8 @@ from smallhold.federate.machines.units import USER, unit_name
 
 _INSTALL = """1. As root: `useradd --system {user}`; copy this folder to `{config}`,
    `chown -R {user}: {config}`, `chmod 700 {config}`, `mkdir -p {holdings}`.
-2. Install, WHEEL being the package's file (`[train]` instead of `[data]` where the task adapts a base model):
+2. Install, WHEEL being the package's file (`[train]` instead of `[data]` where the task adapts a base model;
+   `dp` as well for a job with `[record_privacy]` or `[statistics]`, `he` for one with `upload.key_holder`):
    `python3 -m venv {venv}; {venv}/bin/pip install 'WHEEL[data]' safetensors`
    `python3 -m venv {flower}; {flower}/bin/pip install flwr==1.41.0 numpy safetensors cryptography`
    `{flower}/bin/pip install --no-deps WHEEL`
