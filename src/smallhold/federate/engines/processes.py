@@ -28,7 +28,10 @@ from smallhold.federate.resident import ask
 Progress = Callable[[int, int], None]
 #: An engine's program takes seconds to start, tens of them on a busy machine.
 START_SECONDS = 180.0
+# Ends in a row, each soon after its start, before a deployment gives up. With the waits that is some five minutes: a
+# SuperLink refuses a SuperNode whose predecessor was killed for as long as it waits for that one: over a minute.
 _RESTARTS = 20
+_SOON_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 15.0
 #: Environment variable that says to which process of which deployment another one belongs.
 _MARK = "SMALLHOLD_DEPLOYMENT"
 
@@ -42,6 +45,9 @@ class Process:
     environment: dict[str, str]
     log: Path
     starts: int = 0
+    ends: int = 0  # in a row, each soon after its start
+    started: float = 0.0
+    due: float | None = None  # when it is to be started again
     running: subprocess.Popen[bytes] = field(init=False)
 
     @property
@@ -52,10 +58,30 @@ class Process:
     def start(self) -> None:
         """Start it, once more."""
         self.starts += 1
+        self.started, self.due = time.monotonic(), None
         with self.log.open("ab") as output:
             self.running = subprocess.Popen(  # noqa: S603 - our own programs and an engine's
                 self.command, env=self.environment, stdout=output, stderr=output, start_new_session=True
             )
+
+    def is_due(self, now: float) -> bool:
+        """Whether it has ended and is to be started again: at once, then later each time that it ended soon.
+
+        Args:
+            now: Monotonic, seconds.
+
+        Raises:
+            FederationError: it ends again and again.
+        """
+        if not self.is_over:
+            return False
+        if self.due is None:
+            self.ends = 1 if now - self.started > _SOON_SECONDS else self.ends + 1
+            if self.ends > _RESTARTS:
+                raise FederationError(f"{self.name} ended {self.ends} times in a row; its last words:\n{self.tail()}")
+            wait = 0.0 if self.ends == 1 else min(2.0 ** (self.ends - 2), _LONGEST_WAIT_SECONDS)
+            self.due = now + wait
+        return now >= self.due
 
     def end_family(self) -> None:
         """End it and whatever it has started, also what its own death has orphaned.
@@ -142,13 +168,7 @@ class JobProcesses:
         self._stack.callback(process.end_family)
 
     def restart(self, process: Process) -> None:
-        """Start a program again.
-
-        Raises:
-            FederationError: it has been started too often.
-        """
-        if process.starts > _RESTARTS:
-            raise FederationError(f"{process.name} ended {process.starts} times; its last words:\n{process.tail()}")
+        """Start a program again, with all that it had started."""
         process.end_family()
         process.start()
 
@@ -185,7 +205,7 @@ class JobProcesses:
                 if status["is_finished"]:
                     return status
             for process in self.by_name.values():
-                if process.is_over:
+                if process.is_due(time.monotonic()):
                     self.restart(process)
             if time.monotonic() > deadline:
                 raise FederationError(f"job {self.job.name}: not finished after {deadline_seconds:.0f} s")
