@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smallhold.errors import RecipeError
-from smallhold.federate import assistant_intent, eicu_death, eicu_treatments, heart_disease, simulated
+from smallhold.federate import assistant_intent, eicu_death, eicu_treatments, heart_disease, icu_death, simulated
 from smallhold.federate.cell_counts import CellCounts
 from smallhold.federate.job import FederatedJob
 from smallhold.federate.local_model import LocalModel, Rows
@@ -71,6 +71,12 @@ TASKS: dict[str, FederatedTask] = {
         eicu_death.NAME,
         eicu_death.TABLE,
         eicu_death.load_rows,
+    ),
+    "icu-death": _table(
+        "death in hospital from the last measurements of 48 hours, at four types of unit; logistic regression",
+        icu_death.NAME,
+        icu_death.TABLE,
+        icu_death.load_rows,
     ),
     "eicu-treatments": FederatedTask(
         "persons by condition, treatment and outcome of intensive-care stays, at hospitals of five regions; counts",
