@@ -63,6 +63,7 @@ class PrivateWay:
 PRIVATE_WAYS = {
     "heart-disease": PrivateWay(10, LocalChoice(batch_size=64, learning_rate=0.5), 1.0),
     "eicu-death": PrivateWay(10, LocalChoice(batch_size=64, learning_rate=0.5), 1.0),
+    "icu-death": PrivateWay(5, LocalChoice(batch_size=256, learning_rate=4.0), 1.0),
     "assistant-intent": PrivateWay(10, LocalChoice(batch_size=1024, learning_rate=4.0), 1.0),
 }
 
