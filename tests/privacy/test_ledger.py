@@ -281,3 +281,9 @@ def test_a_full_disk_spends_nothing_and_says_so(tmp_path, monkeypatch):
 def test_epsilon_grows_and_never_goes_back():
     epsilons = [spend.epsilon["record"] for spend in spent_ledger(5).spends]
     assert (np.diff(epsilons) > 0).all()
+
+
+def test_rdp_orders_that_do_not_converge_are_not_told_line_after_line(caplog, capfd):
+    charge = Charge(noise_multiplier=1.994, sampling_rate=0.178273, steps=60)
+    assert 0 < compose_epsilon([charge], delta=1e-5) < 10
+    assert "Excluding this order" not in caplog.text + capfd.readouterr().err
