@@ -47,6 +47,8 @@ KINDS = {
     ),
 }
 
+#: Rounds of the job for each kill.
+ROUNDS = {"flower": 2, "nvflare": 5}
 # Long enough for the slowest recovery: Flower declares a server app dead after half a minute without a heartbeat.
 _PATIENCE_SECONDS = 400.0
 
@@ -63,8 +65,8 @@ def main() -> None:
     OUT.mkdir(parents=True)
     job_file = OUT / "job.toml"
     shipped = Path("src/smallhold/federate/jobs/heart-disease.toml").read_text()
-    # More rounds than the kills can take: the drill stops the job's clock, not the other way round.
-    longer = f"rounds = {2 * args.kills + 5}\ndeadline_seconds = 40.0"
+    # More rounds than go by between the kills: a job that ended earlier would leave kills out. NVFlare's are shorter.
+    longer = f"rounds = {ROUNDS[args.engine] * args.kills + 5}\ndeadline_seconds = 40.0"
     write_durably(job_file, [shipped.replace("rounds = 20", longer).encode()], mode=0o644)
     programs = args.programs or Path(f".venv-{args.engine}/bin")
     result = drill(job_file, args.engine, programs, kills=args.kills, seed=args.seed)
