@@ -7,6 +7,11 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, without a time limit: a busy machine and chance say nothing of the code.
+settings.register_profile("smallhold", deadline=None, derandomize=True, database=None)
+settings.load_profile("smallhold")
 
 
 def pytest_configure() -> None:

@@ -185,7 +185,7 @@ def test_a_model_that_hangs_is_passed_over_and_comes_back(home, replayed, monkey
     def hangs_once(self, *args):
         if self.length == 3 and not calls:  # the first time is the append of a bin; explaining comes after it
             calls.append(None)
-            assert is_freed.wait(30)
+            assert is_freed.wait(120)
         return run(self, *args)
 
     def frees_it_later(self, *args, **options):
@@ -196,7 +196,7 @@ def test_a_model_that_hangs_is_passed_over_and_comes_back(home, replayed, monkey
 
     monkeypatch.setattr(OnnxRuntimeSession, "_run", hangs_once)
     monkeypatch.setattr(Journal, "append", frees_it_later)
-    result, _ = replayed("--deadline-ms", 500)
+    result, _ = replayed("--deadline-ms", 5000)
     assert result["is_degraded"] and result["decisions"] + result["model_failures"] == 4 * 48
     bins = [
         json.loads(payload) for _, payload in read_entries(home / "journal.db", 0, "step", key=Home(home).device_key())
@@ -204,7 +204,7 @@ def test_a_model_that_hangs_is_passed_over_and_comes_back(home, replayed, monkey
     bins = [step for step in bins if "window" in step]
     errors = [step["model_error"] for step in bins]
     first = next(i for i, error in enumerate(errors) if error is not None)
-    assert errors[first] == "late: no answer within 0.5 s"
+    assert errors[first] == "late: no answer within 5 s"
     assert errors[first + 1] == "refused: the model is still busy with an earlier, late call"
     assert errors[-1] is None and "risk" in bins[-1]  # what it owed was handed over, and it answers again
 

@@ -174,7 +174,7 @@ def test_kills_lose_no_alert_no_acknowledgement_and_no_pause(tmp_path: Path) -> 
             env=environment,
         )
         assert process.stdout is not None
-        first = process.stdout.readline()
+        first = process.stdout.readline() + process.stdout.readline()
         time.sleep(moments.uniform(0.05, 0.3))
         process.send_signal(signal.SIGKILL)
         told = (first + process.stdout.read()).decode().split("\n")[:-1]

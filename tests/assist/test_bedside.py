@@ -136,7 +136,7 @@ def test_an_immediate_high_of_the_floor_wins_over_the_models_medium() -> None:
 )
 def test_a_failing_model_leaves_the_floor_alone_and_says_so_once(how: str, error: str) -> None:
     specialist = Broken("p", how)
-    bed = make_bed("p", specialist, watchdog=Watchdog(0.05))
+    bed = make_bed("p", specialist, watchdog=Watchdog(0.05 if how == "slow" else 10.0))
     steps = [bed.close_bin(HOUR_MS), bed.close_bin(2 * HOUR_MS)]
     steps += feed(bed, *(reading(code, value, 121) for code, value, _ in SICK))
     specialist.release.set()

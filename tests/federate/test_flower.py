@@ -18,6 +18,7 @@ JOB = "src/smallhold/federate/jobs/heart-disease.toml"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.data,
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not os.environ.get("SMALLHOLD_DATA"), reason="needs SMALLHOLD_DATA"),
 ]
 needs_flower = pytest.mark.skipif(not (PROGRAMS / "flower-superlink").exists(), reason="needs Flower: make flower")

@@ -23,7 +23,7 @@ from smallhold.sectors.splits import Split, split_of
 pytest.importorskip("dp_accounting", reason="budgets need the extra 'dp'")
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
-NOISY = {"max_cells": 4, "noise_multiplier": 3.0, "epsilon": 2.0, "min_cohort": 20}
+NOISY = {"max_cells": 4, "noise_multiplier": 3.0, "epsilon": 2.0, "min_cohort": 50}
 WHAT = {"data": "invented rows", "created": CREATED, "valid_days": 30}
 
 
@@ -32,8 +32,9 @@ def test_a_pack_holds_what_was_released_less_what_is_below_the_cohort(tmp_path, 
     world = Counting(tmp_path, counting_job(is_secure=is_secure, **NOISY))
     released = world.run().astype(int).tolist()
     pack = make_pack(world.job, tmp_path / "server", **WHAT)
-    assert list(pack.counts) == [count if count >= 20 else None for count in released]
-    assert pack.counts[-1] is None and released[0] >= 20  # nobody, and some fifty at each site
+    assert list(pack.counts) == [count if count >= 50 else None for count in released]
+    # Nobody, and 101 in truth: the noise cannot be seeded, and 50 is seven of its deviations away from both.
+    assert pack.counts[-1] is None and released[0] >= 50
     assert (pack.sites, pack.noise) == (4, "sites" if is_secure else "server")
     assert pack.stddev == pytest.approx(6.0 * (np.sqrt(4 / 3) if is_secure else 1))
     assert (pack.epsilon, pack.delta) == (person_budget(world.job).cost(1), 1e-5)
@@ -135,6 +136,7 @@ def test_rows_that_are_not_of_the_data_set_are_refused_by_line(tmp_path, data, c
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not (SUBSTRA / "python").exists(), reason="needs substra: make substra")
 def test_an_engine_carries_counts_to_the_same_bytes(tmp_path, data, capsys):
     shipped = (files("smallhold.federate") / "jobs" / "icu-knowledge.toml").read_text()

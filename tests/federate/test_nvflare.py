@@ -1,5 +1,6 @@
 """The same job on NVFlare, provisioned and in its simulator: mutual TLS, loopback, a kill, answers that are none."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +27,7 @@ from smallhold.federate.server import JOURNAL
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-nvflare" / "bin"
+pytestmark = pytest.mark.timeout(1500)  # the deployments have deadlines of their own
 needs_nvflare = pytest.mark.skipif(not (PROGRAMS / "nvflare").exists(), reason="needs NVFlare: make nvflare")
 needs_data = pytest.mark.skipif(not os.environ.get("SMALLHOLD_DATA"), reason="needs SMALLHOLD_DATA")
 
@@ -57,8 +59,10 @@ def test_a_deployment_gives_the_bytes_of_the_oracle_although_one_of_its_processe
     def kill_a_worker(round_number, _rounds):
         if round_number == 1:
             ours = psutil.Process().children(recursive=True)
-            addresses.update(c.laddr.ip for p in ours for c in p.net_connections("tcp") if c.status == "LISTEN")
-            worker = next(p for p in ours if "nvflare.private.fed.app.client.worker_process" in p.cmdline())
+            for process in ours:
+                with contextlib.suppress(psutil.Error):  # it may have ended since
+                    addresses.update(c.laddr.ip for c in process.net_connections("tcp") if c.status == "LISTEN")
+            worker = next(process for process in ours if _is_worker(process))
             worker.kill()
             killed.append(worker)
 
@@ -142,6 +146,13 @@ def test_a_site_whose_name_nvflare_does_not_take_is_refused(name, tmp_path):
 def test_only_nvflare_is_simulated(capsys):
     assert main(["federate", "run", "heart-disease", "--engine", "flower", "--simulate"]) == 1
     assert "expected --engine nvflare, got --engine flower" in capsys.readouterr().err
+
+
+def _is_worker(process):
+    try:
+        return "nvflare.private.fed.app.client.worker_process" in process.cmdline()
+    except psutil.Error:  # it has ended since
+        return False
 
 
 def _bytes_of(run):

@@ -20,6 +20,7 @@ clip_norm = 1.0
 [aggregation]
 max_examples = 50
 """
+pytestmark = pytest.mark.timeout(1500)  # the commands have deadlines of their own
 MASKED, ENCRYPTED = "secure = true", 'key_holder = "b"'
 WAYS = {"flower": [], "nvflare": ["--simulate"], "substra": ["--tasks", "memory"]}
 

@@ -27,6 +27,7 @@ PROGRAMS = ROOT / ".venv-substra" / "bin"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.data,
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not os.environ.get("SMALLHOLD_DATA"), reason="needs SMALLHOLD_DATA"),
 ]
 needs_substra = pytest.mark.skipif(not (PROGRAMS / "python").exists(), reason="needs Substra: make substra")

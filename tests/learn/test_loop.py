@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -264,7 +265,8 @@ def test_a_run_that_is_killed_at_twenty_random_moments_ends_with_the_same_bits(t
         child = int(server.stdout.readline())
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a run that ended first is told by its exit code
+                os.kill(child, signal.SIGKILL)
         return int(server.stdout.readline())
 
     uninterrupted, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
@@ -274,8 +276,9 @@ def test_a_run_that_is_killed_at_twenty_random_moments_ends_with_the_same_bits(t
         seconds = time.monotonic() - begun
         rng = np.random.default_rng(11)
         kills = 0
+        # Twenty of these moments make a quarter of a run: one that is faster than the first is killed twenty times too.
         for _ in range(20):
-            kills += order(killed, float(rng.uniform(0, seconds / 14))) == -signal.SIGKILL
+            kills += order(killed, float(rng.uniform(0, seconds / 40))) == -signal.SIGKILL
         assert kills == 20, "the run ended before it was killed twenty times"
         assert order(killed, None) == 0
     finally:

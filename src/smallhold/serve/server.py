@@ -104,7 +104,7 @@ def read_api_key(path: Path | None) -> str | None:
 
 
 def serve(service: Service, options: ServerOptions, announce: Callable[[str], None]) -> bool:
-    """Answer requests until SIGTERM or SIGINT.
+    """Answer requests until SIGTERM or SIGINT; the process is to end then, and ignores both from there on.
 
     Args:
         service: What answers.
@@ -174,7 +174,8 @@ class _Server(uvicorn.Server):
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # Told once more while it ends, a process that is ending already must not die of it.
+                signal.signal(number, signal.SIG_IGN if self.should_exit else handler)
 
     def _stop(self, _number: int, _frame: object) -> None:
         if self.should_exit:  # told twice: at once

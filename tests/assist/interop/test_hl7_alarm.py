@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -264,8 +265,8 @@ def test_the_command_sends_and_says_what_waits(tmp_path: Path, capsys: pytest.Ca
         ward.put(code, value, unit)
     ward.turn(2)
     ward.die()
-    manager = Manager()
-    where = ["--journal", str(tmp_path / "journal.db"), "--queue", str(tmp_path / "q.db"), "--seconds", "1.5"]
+    manager, queue = Manager(), tmp_path / "q.db"
+    where = ["--journal", str(tmp_path / "journal.db"), "--queue", str(queue), "--seconds", "60"]
     home = tmp_path / "home" / "keys"
     home.mkdir(parents=True)
     words = ["interop", "alarms", "--home", str(tmp_path / "home"), "--to", f"mllp://127.0.0.1:{manager.port}", *where]
@@ -274,10 +275,27 @@ def test_the_command_sends_and_says_what_waits(tmp_path: Path, capsys: pytest.Ca
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (home / "device.pem").write_bytes(KEY.private_bytes(*form))
     (home / "device.pem").chmod(0o600)
+
+    def end_when_all_is_sent() -> None:
+        wait_for(lambda: bool(manager.messages) and not _waiting(queue))
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    main_thread = threading.get_ident()
+    ender = threading.Thread(target=end_when_all_is_sent)
+    ender.start()
     assert main([*words, "--json"]) == 0
+    ender.join(10)
     assert '"waiting": 0' in capsys.readouterr().out
     assert facets(manager.messages[0])["MDC_ATTR_EVENT_PHASE"] == "present"
     manager.stop()
+
+
+def _waiting(queue: Path) -> int:
+    outbox = AlarmOutbox(queue)
+    try:
+        return outbox.counts()[0]
+    finally:
+        outbox.close()
 
 
 def asking(accept: str, answer: str) -> bytes:

@@ -2,15 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from smallhold.teach.endpoint.store import Store
+from smallhold.teach.endpoint.store import NAME, Store
+
+# So many rows that a process is still at work when this one, on a busy machine, comes to its signal.
+MANY = 600
+SLOWLY = "[pace]\nconcurrency = 2\n[cap]\nrequests = 2000\ntokens = 100_000_000\n"
 
 
 def manifest_of(out):
@@ -40,6 +47,16 @@ def wait_until(condition, process, seconds=60.0):
     assert condition(), process.communicate() if process.poll() is not None else "too slow"
 
 
+def spend_after_kill(out):
+    """(requests, those whose fate is unknown) that a kill at this moment would leave; the process holds the lock."""
+    with TemporaryDirectory() as folder:
+        for path in out.glob(f"{NAME}*"):
+            shutil.copy(path, folder)
+        with Store(Path(folder)) as store:
+            spend = store.spend()
+    return spend.requests, spend.maybe_paid
+
+
 def asked(teacher):
     return Counter(json.dumps(body, sort_keys=True) for body in list(teacher.seen))
 
@@ -49,7 +66,7 @@ def test_killed_while_the_server_pauses_it_asks_nothing_twice(desk, teacher, tmp
     teacher.script = ["good"] * 12 + ["retry_after:60"]
     process = start(desk, teacher, tmp_path / "out", "[pace]\nconcurrency = 1\n")
     wait_until(lambda: len(teacher.seen) == 13, process)
-    time.sleep(0.3)
+    wait_until(lambda: spend_after_kill(tmp_path / "out") == (13, 0), process)
     process.kill()
     process.communicate(timeout=10)
     process = start(desk, teacher, tmp_path / "out")
@@ -66,9 +83,10 @@ def test_killed_while_the_server_pauses_it_asks_nothing_twice(desk, teacher, tmp
 @pytest.mark.slow
 def test_killed_in_flight_again_and_again_only_what_was_in_flight_is_asked_again_and_counted(desk, teacher, tmp_path):
     out, maybe_paid = tmp_path / "out", []
+    desk.write(count=MANY)
     for moment in (3, 9, 16):
         teacher.hold.clear()
-        process = start(desk, teacher, out, "[pace]\nconcurrency = 2\n")
+        process = start(desk, teacher, out, SLOWLY)
         before = len(teacher.seen)
         wait_until(lambda before=before: len(teacher.seen) > before, process)
         teacher.hold.set()
@@ -77,7 +95,7 @@ def test_killed_in_flight_again_and_again_only_what_was_in_flight_is_asked_again
         process.communicate(timeout=10)
         with Store(out) as store:
             maybe_paid.append(store.spend().maybe_paid)
-    process = start(desk, teacher, out)
+    process = start(desk, teacher, out, SLOWLY)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     manifest = manifest_of(out)
@@ -90,8 +108,8 @@ def test_killed_in_flight_again_and_again_only_what_was_in_flight_is_asked_again
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_is_in_flight_arrive(desk, teacher, tmp_path, number):
-    teacher.script = ["good"] * 4
-    process = start(desk, teacher, tmp_path / "out", "[pace]\nconcurrency = 2\n")
+    desk.write(count=MANY)
+    process = start(desk, teacher, tmp_path / "out", SLOWLY)
     wait_until(lambda: len(teacher.seen) >= 4, process)
     teacher.hold.clear()
     time.sleep(0.2)
