@@ -6,8 +6,9 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::field::{Answer, Field, FieldPlan};
+use super::field::{Answer, Field};
 use super::ngrams::{first_characters, is_space, NGramClassifier};
+use super::plan::FieldPlan;
 use super::task::{Door, Task, TextDoor};
 use super::{Files, Trunk};
 use crate::error::Result;
@@ -63,7 +64,7 @@ impl TextTask {
         if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
             fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
         }
-        let needed = door.max_tokens.saturating_add(3 + plan.forced.len());
+        let needed = door.max_tokens.saturating_add(3 + plan.longest());
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
@@ -95,18 +96,20 @@ impl TextTask {
     /// What a trunk elsewhere has to read: token ids (T), and those (K) whose logits behind the last one decide.
     ///
     /// # Errors
-    /// As `decide`.
+    /// As `decide`; `Unsupported` where the choices part at several places: a trunk elsewhere is asked once.
     pub fn reads(&self, text: &str) -> Result<(Vec<u32>, &[u32])> {
-        Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice()].concat(), &self.plan.deciding))
+        let (forced, deciding) = self.one_token()?;
+        Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice(), forced].concat(), deciding))
     }
 
     /// Answer the question of one text by the deciding logits (K) of a trunk elsewhere; see `reads`.
     ///
     /// # Errors
-    /// As `decide`; `Shape` too for another number of logits, or one that is not finite.
+    /// As `reads`; `Shape` too for another number of logits, or one that is not finite.
     pub fn decide_by(&self, text: &str, logits: &[f32]) -> Result<TextDecision> {
-        if logits.len() != self.plan.deciding.len() || logits.iter().any(|x| !x.is_finite()) {
-            fail!(Shape, "logits: expected {} finite numbers, got {}", self.plan.deciding.len(), logits.len());
+        let (_, deciding) = self.one_token()?;
+        if logits.len() != deciding.len() || logits.iter().any(|x| !x.is_finite()) {
+            fail!(Shape, "logits: expected {} finite numbers, got {}", deciding.len(), logits.len());
         }
         let (tokens, is_cut) = self.tokens(text)?;
         self.answer(text, tokens.len(), is_cut, || Ok(logits.to_vec()))
@@ -174,13 +177,27 @@ impl TextTask {
         Ok(sums)
     }
 
+    fn one_token(&self) -> Result<(&[u32], &[u32])> {
+        match self.plan.one_token() {
+            Some(found) => Ok(found),
+            None => fail!(
+                Unsupported,
+                "task {}: its choices part at {} places, and a trunk elsewhere is asked once: ask the engine's own, or give \
+                 each choice a token of its own",
+                self.name,
+                self.plan.num_branches()
+            ),
+        }
+    }
+
     fn behind_start(&self, tokens: &[u32]) -> Vec<u32> {
-        [tokens, &self.start[1..], &self.plan.forced].concat()
+        [tokens, &self.start[1..]].concat()
     }
 
     fn trunk_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let inputs = self.behind_start(tokens);
-        self.prefix.fork().score(Inputs::Tokens(&inputs), &[inputs.len() as i64 - 1], Some(&self.plan.deciding))
+        let mut asked = self.prefix.fork();
+        asked.append(Inputs::Tokens(&self.behind_start(tokens)))?;
+        self.plan.logits(&mut asked)
     }
 }
 

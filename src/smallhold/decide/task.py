@@ -23,6 +23,19 @@ NO_SIGNAL = SignalSpec((), (), 60, ())
 #: Token that everything begins with that is given as tokens.
 BOS = "<bos>"
 
+#: Special tokens that end a text or a turn: ours, and those of widespread vocabularies.
+END_MARKS = (
+    "<eos>",
+    "</s>",
+    "\n</s>\n",
+    "<|endoftext|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+)
+
 
 def marker_of(task: str) -> str:
     """The token that opens and closes a text, for example `<triage>`."""

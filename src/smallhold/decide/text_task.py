@@ -81,7 +81,7 @@ class LocalTextTask:
                     f"{len(self.ngrams.bias)}"
                 )
         self._marker = self._token(self.door.marker)
-        needed = 3 + self.door.max_tokens + len(self.plan.forced)
+        needed = 3 + self.door.max_tokens + self.plan.longest
         if bundle.backend.context_length < needed:
             raise BackendError(
                 f"task {task.name}: {self.door.max_tokens} tokens of text need a context of {needed} positions, the "
@@ -190,10 +190,10 @@ class LocalTextTask:
         )
 
     def _by_trunk(self, tokens: list[int]) -> FloatArray:
-        """(K,) after <bos>, marker, text, marker and whatever all choices begin with."""
-        inputs = [*tokens, self._marker, *self.plan.forced]
-        logits: FloatArray = self._prefix.fork().score(inputs, [len(inputs) - 1], self.plan.deciding)[0]
-        return logits
+        """(K,) behind <bos>, marker, text and marker."""
+        asked = self._prefix.fork()
+        asked.append([*tokens, self._marker])
+        return self.plan.logits(asked)
 
     def _by_ngrams(self, text: str) -> FloatArray:
         if self.ngrams is None:
