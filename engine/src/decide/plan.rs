@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::math::{exp_f64, ln_f64};
 use crate::memory;
 use crate::session::{Inputs, Session};
-use crate::tokenizer::Special;
+use crate::tokenizer::{Special, Tokenizer};
 
 /// Places where the choices of a field may part: each may take a pass of the trunk at every decision.
 pub const MOST_BRANCHES: usize = 4096;
@@ -67,9 +67,7 @@ impl FieldPlan {
             return Self::trie(&field.name, &field.choices, own, None);
         }
         let spelled = field.choices.iter().map(|choice| tokenizer.encode(choice, Special::Text));
-        let mut marks = END_MARKS.iter().filter_map(|mark| tokenizer.id_of(mark));
-        let end = marks.find(|id| tokenizer.is_control(*id));
-        Self::trie(&field.name, &field.choices, spelled.collect::<Result<Vec<_>>>()?, end)
+        Self::trie(&field.name, &field.choices, spelled.collect::<Result<Vec<_>>>()?, end_mark(tokenizer))
     }
 
     fn trie(field: &str, choices: &[String], mut spelled: Vec<Vec<u32>>, end: Option<u32>) -> Result<Self> {
@@ -172,6 +170,11 @@ impl FieldPlan {
     }
 }
 
+/// The control token that ends a text, where there is one.
+pub(super) fn end_mark(tokenizer: &Tokenizer) -> Option<u32> {
+    END_MARKS.iter().filter_map(|mark| tokenizer.id_of(mark)).find(|id| tokenizer.is_control(*id))
+}
+
 /// Put the end mark behind a choice that is the beginning of another, so that none is any longer.
 fn tell_apart(field: &str, choices: &[String], spelled: &mut [Vec<u32>], end: Option<u32>) -> Result<()> {
     for (first, second) in beginnings(spelled)? {
@@ -208,7 +211,7 @@ fn beginnings(spelled: &[Vec<u32>]) -> Result<Vec<(usize, usize)>> {
 }
 
 /// ln of the sum of e^x; no number where one of them is none, so that the answer is refused.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     if logits.iter().any(|x| !x.is_finite()) {
         return f64::NAN;
     }

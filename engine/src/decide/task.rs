@@ -5,6 +5,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::bounded_string::StringField;
 use super::field::{Field, Group};
 use super::members::Members;
 use super::readings::{SignalSpec, WordSpec};
@@ -24,6 +25,8 @@ pub struct Task {
     pub question: String,
     /// What is decided.
     pub fields: Vec<Field>,
+    /// Short texts that the trunk writes beside the answer; of a text task.
+    pub strings: Vec<StringField>,
     /// How it is asked.
     pub door: Door,
 }
@@ -86,8 +89,28 @@ impl Task {
             Some(_) => fail!(Malformed, "task file: a text task has one field"),
             None => Door::Signal(signal_door(&file, &fields)?),
         };
-        Ok(Self { name: file.text("name")?.to_owned(), question: file.text("question")?.to_owned(), fields, door })
+        let strings = if file.has("strings") { file.list("strings", string)? } else { Vec::new() };
+        if !strings.is_empty() && matches!(door, Door::Signal(_)) {
+            fail!(Malformed, "task file: strings: expected none in a task that reads signals");
+        }
+        let named: Vec<&str> =
+            fields.iter().map(|item| item.name.as_str()).chain(strings.iter().map(|item| item.name.as_str())).collect();
+        if let (Some(name), false) = (twice(named.into_iter())?, strings.is_empty()) {
+            fail!(Malformed, "task file: strings: expected names of their own, got {name:?} twice");
+        }
+        let (name, question) = (file.text("name")?.to_owned(), file.text("question")?.to_owned());
+        Ok(Self { name, question, fields, strings, door })
     }
+}
+
+fn string(item: &Members<'_>) -> Result<StringField> {
+    StringField {
+        name: item.text("name")?.to_owned(),
+        alphabet: item.text("alphabet")?.to_owned(),
+        max_bytes: item.size("max_bytes")?,
+        prompt: if item.has("prompt") { item.text("prompt")?.to_owned() } else { String::new() },
+    }
+    .check()
 }
 
 fn text_door(value: &Value) -> Result<TextDoor> {

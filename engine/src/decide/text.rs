@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::bounded_string::{GeneratedString, StringPlan};
 use super::field::{Answer, Field};
 use super::ngrams::{first_characters, is_space, NGramClassifier};
 use super::plan::FieldPlan;
@@ -28,6 +29,7 @@ pub struct TextTask {
     pub field: Field,
     door: TextDoor,
     plan: FieldPlan,
+    strings: Vec<StringPlan>,
     trunk: Trunk,
     ngrams: Option<NGramClassifier>,
     /// `<bos>` and the marker.
@@ -47,6 +49,8 @@ pub struct TextDecision {
     pub tokens: usize,
     /// The text was longer.
     pub is_cut: bool,
+    /// What the trunk wrote for each string of the task; no part of the answer.
+    pub strings: Vec<(String, GeneratedString)>,
 }
 
 impl TextTask {
@@ -64,7 +68,9 @@ impl TextTask {
         if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
             fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
         }
-        let needed = door.max_tokens.saturating_add(3 + plan.longest());
+        let strings = task.strings.iter().map(|field| StringPlan::of(field, trunk)).collect::<Result<Vec<_>>>()?;
+        let longest = strings.iter().map(StringPlan::longest).fold(plan.longest(), usize::max);
+        let needed = door.max_tokens.saturating_add(longest).saturating_add(3);
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
@@ -77,6 +83,7 @@ impl TextTask {
             field,
             door,
             plan,
+            strings,
             trunk: trunk.clone(),
             ngrams,
             start,
@@ -90,13 +97,21 @@ impl TextTask {
     /// `Shape`: nothing but white space.
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
-        self.answer(text, tokens.len(), is_cut, || self.trunk_logits(&tokens))
+        if self.strings.is_empty() {
+            return self.answer(text, tokens.len(), is_cut, || self.plan.logits(&mut self.asked(&tokens)?));
+        }
+        let mut asked = self.asked(&tokens)?;
+        let mut decision = self.answer(text, tokens.len(), is_cut, || self.plan.logits(&mut asked))?;
+        let written = self.strings.iter().map(|plan| Ok((plan.name.clone(), plan.write(&asked)?)));
+        decision.strings = written.collect::<Result<_>>()?;
+        Ok(decision)
     }
 
     /// What a trunk elsewhere has to read: token ids (T), and those (K) whose logits behind the last one decide.
     ///
     /// # Errors
-    /// As `decide`; `Unsupported` where the choices part at several places: a trunk elsewhere is asked once.
+    /// As `decide`; `Unsupported` where the choices part at several places, or strings are written: a trunk elsewhere is
+    /// asked once.
     pub fn reads(&self, text: &str) -> Result<(Vec<u32>, &[u32])> {
         let (forced, deciding) = self.one_token()?;
         Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice(), forced].concat(), deciding))
@@ -123,7 +138,7 @@ impl TextTask {
         trunk: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<TextDecision> {
         let logits = self.weighed(text, trunk)?;
-        Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut })
+        Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut, strings: Vec::new() })
     }
 
     /// What each piece of a text (a word, in a long text a run of words) does to one choice: the log-odds that the choice
@@ -143,7 +158,8 @@ impl TextTask {
             let (start, end) = (edge(i), edge(i + 1));
             let rest = [&words[..start], &words[end..]].concat().join(" ");
             let tokens = self.tokens(&rest)?.0;
-            let without = self.field.log_odds(&self.weighed(&rest, || self.trunk_logits(&tokens))?, choice);
+            let without =
+                self.field.log_odds(&self.weighed(&rest, || self.plan.logits(&mut self.asked(&tokens)?))?, choice);
             Ok((words[start..end].join(" "), whole - without))
         };
         (0..count).map(piece).collect()
@@ -178,6 +194,13 @@ impl TextTask {
     }
 
     fn one_token(&self) -> Result<(&[u32], &[u32])> {
+        if !self.strings.is_empty() {
+            fail!(
+                Unsupported,
+                "task {}: writes strings, and a trunk elsewhere is asked once: ask the engine's own",
+                self.name
+            );
+        }
         match self.plan.one_token() {
             Some(found) => Ok(found),
             None => fail!(
@@ -194,10 +217,11 @@ impl TextTask {
         [tokens, &self.start[1..]].concat()
     }
 
-    fn trunk_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+    /// A session behind the whole question.
+    fn asked(&self, tokens: &[u32]) -> Result<Session> {
         let mut asked = self.prefix.fork();
         asked.append(Inputs::Tokens(&self.behind_start(tokens)))?;
-        self.plan.logits(&mut asked)
+        Ok(asked)
     }
 }
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from smallhold.decide.bounded_string import StringField, StringPlan, plan_string
 from smallhold.decide.deletion import Trial
 from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, calibrate_logits, plan_field, validate_answer
 from smallhold.decide.signal import SignalState
@@ -181,13 +182,30 @@ class LocalBundle:
         special = {choice: [token] for choice, token in found.items() if token is not None}
         if len(special) == len(found):
             return plan_field(field, special.__getitem__)
-        marks = {
-            token.content: number
-            for number, token in self.tokenizer.get_added_tokens_decoder().items()
-            if token.special
-        }
-        end = next((marks[mark] for mark in END_MARKS if mark in marks), None)
-        return plan_field(field, lambda text: self.tokenizer.encode(text, add_special_tokens=False).ids, end)
+        return plan_field(field, self._spell, self._end_mark())
+
+    def string_plan(self, field: StringField) -> StringPlan:
+        """How a string is written.
+
+        Raises:
+            RecipeError: see `plan_string`.
+        """
+        special = set(self._special_tokens().values())
+        tokens = self.tokenizer.get_vocab(with_added_tokens=True)
+        vocabulary = {name: i for name, i in tokens.items() if i not in special and i < self.backend.vocab_size}
+        return plan_string(field, vocabulary, self._spell, self._end_mark())
+
+    def _spell(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _special_tokens(self) -> dict[str, int]:
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
+    def _end_mark(self) -> int | None:
+        marks = self._special_tokens()
+        return next((marks[mark] for mark in END_MARKS if mark in marks), None)
 
 
 class LocalTask:
