@@ -43,15 +43,15 @@ pub struct Branch {
     pub tokens: Vec<u32>,
     /// (N) of each choice that comes by, its place among the field's and that in `tokens` of what it goes on with.
     pub follows: Vec<(usize, usize)>,
+    /// Nothing branches below it: the branches since the last such one lie on its path, and are read at once.
+    pub is_deepest: bool,
 }
 
 /// How one field is read.
 #[derive(Debug, Clone)]
 pub struct FieldPlan {
-    /// What is read at once: branches on one path, each before those that lie deeper. All choices come by the first
-    /// branch of the first pass.
-    passes: Vec<Vec<Branch>>,
-    num_choices: usize,
+    /// Each before those that lie deeper; all choices come by the first.
+    branches: Vec<Branch>,
 }
 
 impl FieldPlan {
@@ -63,59 +63,65 @@ impl FieldPlan {
     pub fn of(field: &Field, task: &str, trunk: &Trunk) -> Result<Self> {
         let tokenizer = &trunk.tokenizer;
         let own = |choice: &String| Some(vec![tokenizer.id_of(&alloc::format!("<{task}:{choice}>"))?]);
-        if let Some(own) = field.choices.iter().map(own).collect() {
-            return Self::trie(&field.name, &field.choices, own, None);
+        if let Some(own) = field.choices.iter().map(own).collect::<Option<Vec<_>>>() {
+            return Self::trie(&field.name, &field.choices, &own, None);
         }
         let spelled = field.choices.iter().map(|choice| tokenizer.encode(choice, Special::Text));
-        Self::trie(&field.name, &field.choices, spelled.collect::<Result<Vec<_>>>()?, end_mark(tokenizer))
+        Self::trie(&field.name, &field.choices, &spelled.collect::<Result<Vec<_>>>()?, end_mark(tokenizer))
     }
 
-    fn trie(field: &str, choices: &[String], mut spelled: Vec<Vec<u32>>, end: Option<u32>) -> Result<Self> {
-        tell_apart(field, choices, &mut spelled, end)?;
-        let (mut passes, mut along, mut branches) = (Vec::new(), Vec::new(), 0);
-        // Depth, and the choices that begin alike so far, rising.
-        let mut below = vec![(0, memory::collected(0..spelled.len())?)];
-        while let Some((depth, group)) = below.pop() {
-            let mut going: Vec<(u32, usize)> = memory::collected(group.iter().map(|k| (spelled[*k][depth], *k)))?;
-            going.sort_unstable();
-            let mut ways: Vec<&[(u32, usize)]> = going.chunk_by(|a, b| a.0 == b.0).collect();
-            ways.sort_unstable_by_key(|way| way[0].1); // in order of the choices
-            let is_last = ways.iter().all(|way| way.len() == 1);
-            for way in ways.iter().rev().filter(|way| way.len() > 1) {
-                memory::push(&mut below, (depth + 1, memory::collected(way.iter().map(|(_, k)| *k))?))?;
-            }
-            if ways.len() == 1 {
-                continue;
-            }
-            branches += 1;
-            if branches > MOST_BRANCHES {
+    fn trie(field: &str, choices: &[String], spelled: &[Vec<u32>], end: Option<u32>) -> Result<Self> {
+        // Sorted, choices that begin alike are neighbours, and the one that ends first is the first of them.
+        let mut order: Vec<usize> = (0..spelled.len()).collect();
+        order.sort_unstable_by(|a, b| spelled[*a].cmp(&spelled[*b]).then(a.cmp(b)));
+        let mut branches: Vec<Branch> = Vec::new();
+        let mut below = vec![(0, 0, order.len())]; // depth, and the part of the order that begins alike so far
+        while let Some((depth, start, stop)) = below.pop() {
+            let (one, other) = (order[start], order[start + 1]);
+            if spelled[one].len() == depth && (end.is_none() || spelled[other].len() == depth) {
+                let (one, other) = (&choices[one], &choices[other]);
                 fail!(
                     Malformed,
-                    "field {field}: expected choices that part at {MOST_BRANCHES} places at most, got more in {} choices",
-                    choices.len()
+                    "field {field}: {one:?} is spelled as {other:?} is or begins, and has no mark by which it could end"
                 );
             }
-            let mut follows = memory::room(group.len())?;
-            for (place, way) in ways.iter().enumerate() {
-                follows.extend(way.iter().map(|(_, k)| (*k, place)));
+            let next = |place: usize| spelled[order[place]].get(depth).copied().or(end);
+            let (mut tokens, mut follows, mut from, waiting) = (Vec::new(), Vec::new(), start, below.len());
+            while let Some(token) = (from < stop).then(|| next(from)).flatten() {
+                let to = (from..stop).find(|place| next(*place) != Some(token)).unwrap_or(stop);
+                follows.extend((from..to).map(|place| (order[place], tokens.len())));
+                tokens.push(token);
+                if to - from > 1 {
+                    below.push((depth + 1, from, to));
+                }
+                from = to;
             }
-            follows.sort_unstable();
-            let path = memory::copied(&spelled[group[0]][..depth])?;
-            memory::push(
-                &mut along,
-                Branch { path, tokens: memory::collected(ways.iter().map(|way| way[0].0))?, follows },
-            )?;
-            if is_last {
-                memory::push(&mut passes, core::mem::take(&mut along))?; // otherwise the next branch is on the same path
+            if tokens.len() == 1 {
+                continue;
             }
+            if branches.len() == MOST_BRANCHES {
+                let count = choices.len();
+                fail!(Malformed, "field {field}: its {count} choices part at more than {MOST_BRANCHES} places");
+            }
+            let (path, is_deepest) = (spelled[one][..depth].to_vec(), below.len() == waiting);
+            branches.push(Branch { path, tokens, follows, is_deepest });
         }
-        Ok(Self { passes, num_choices: choices.len() })
+        if let [only] = branches.as_mut_slice() {
+            // Logits are handed on as they are, so in the order of the choices.
+            let mut tokens = only.tokens.clone();
+            for (choice, place) in &mut only.follows {
+                tokens[*choice] = only.tokens[*place];
+                *place = *choice;
+            }
+            only.tokens = tokens;
+        }
+        Ok(Self { branches })
     }
 
     /// Where one token decides: tokens that all choices begin with, and (K) those whose logits behind them decide.
     pub fn one_token(&self) -> Option<(&[u32], &[u32])> {
-        match self.passes.as_slice() {
-            [along] if along.len() == 1 => Some((&along[0].path, &along[0].tokens)),
+        match self.branches.as_slice() {
+            [only] => Some((&only.path, &only.tokens)),
             _ => None,
         }
     }
@@ -127,12 +133,12 @@ impl FieldPlan {
 
     /// Places where choices part.
     pub fn num_branches(&self) -> usize {
-        self.passes.iter().map(Vec::len).sum()
+        self.branches.len()
     }
 
     /// Most tokens that are read behind the question.
     pub fn longest(&self) -> usize {
-        self.passes.iter().flatten().map(|branch| branch.path.len()).max().unwrap_or(0)
+        self.branches.iter().map(|branch| branch.path.len()).max().unwrap_or(0)
     }
 
     /// Deciding logits (K) behind a question that was just appended, in the order of the choices; the sequence stays as it
@@ -149,13 +155,14 @@ impl FieldPlan {
         if let Some((forced, deciding)) = self.one_token() {
             return score(forced, &[forced.len() as i64 - 1], deciding);
         }
-        let mut sums = memory::filled(0.0_f64, self.num_choices)?;
-        for along in &self.passes {
-            let Some(deepest) = along.last() else { continue };
+        let mut sums = memory::filled(0.0_f64, self.branches[0].follows.len())?;
+        for along in self.branches.split_inclusive(|branch| branch.is_deepest) {
             let at: Vec<i64> = memory::collected(along.iter().map(|branch| branch.path.len() as i64 - 1))?;
             let mut asked = memory::room(along.iter().map(|branch| branch.tokens.len()).sum())?;
-            asked.extend(along.iter().flat_map(|branch| &branch.tokens));
-            let scores = score(&deepest.path, &at, &asked)?;
+            for branch in along {
+                asked.extend_from_slice(&branch.tokens);
+            }
+            let scores = score(&along[along.len() - 1].path, &at, &asked)?;
             let mut start = 0;
             for (row, branch) in scores.chunks_exact(asked.len()).zip(along) {
                 let logits = &row[start..start + branch.tokens.len()];
@@ -173,41 +180,6 @@ impl FieldPlan {
 /// The control token that ends a text, where there is one.
 pub(super) fn end_mark(tokenizer: &Tokenizer) -> Option<u32> {
     END_MARKS.iter().filter_map(|mark| tokenizer.id_of(mark)).find(|id| tokenizer.is_control(*id))
-}
-
-/// Put the end mark behind a choice that is the beginning of another, so that none is any longer.
-fn tell_apart(field: &str, choices: &[String], spelled: &mut [Vec<u32>], end: Option<u32>) -> Result<()> {
-    for (first, second) in beginnings(spelled)? {
-        let (one, other) = (&choices[first], &choices[second]);
-        if spelled[first] == spelled[second] {
-            fail!(Malformed, "field {field}: the tokenizer spells {one:?} and {other:?} alike");
-        }
-        match end {
-            Some(end) => memory::push(&mut spelled[first], end)?,
-            None => fail!(
-                Malformed,
-                "field {field}: the choice {one:?} is the beginning of {other:?}, and the tokenizer has no mark by which it \
-                 could end"
-            ),
-        }
-    }
-    if let Some((first, second)) = beginnings(spelled)?.first() {
-        let (one, other) = (&choices[*first], &choices[*second]);
-        fail!(Malformed, "field {field}: {one:?} and {other:?} cannot be told apart: the end mark is part of one");
-    }
-    Ok(())
-}
-
-/// Pairs of which the first is the beginning of the second. Sorted, what begins another begins its next neighbour:
-/// whatever stands between them begins so too.
-fn beginnings(spelled: &[Vec<u32>]) -> Result<Vec<(usize, usize)>> {
-    let mut order: Vec<usize> = memory::collected(0..spelled.len())?;
-    order.sort_unstable_by_key(|k| (&spelled[*k], *k));
-    let mut found = Vec::new();
-    for pair in order.windows(2).filter(|pair| spelled[pair[1]].starts_with(&spelled[pair[0]])) {
-        memory::push(&mut found, (pair[0], pair[1]))?;
-    }
-    Ok(found)
 }
 
 /// ln of the sum of e^x; no number where one of them is none, so that the answer is refused.
@@ -228,12 +200,13 @@ mod tests {
 
     fn plan(choices: &[&str], end: Option<u32>) -> Result<FieldPlan> {
         let named: Vec<String> = choices.iter().map(|choice| (*choice).to_owned()).collect();
-        let spelled = choices.iter().map(|choice| choice.bytes().map(u32::from).collect()).collect();
-        FieldPlan::trie("level", &named, spelled, end)
+        let spelled: Vec<Vec<u32>> = choices.iter().map(|choice| choice.bytes().map(u32::from).collect()).collect();
+        FieldPlan::trie("level", &named, &spelled, end)
     }
 
-    fn branch(path: &str, tokens: &[u32], follows: &[(usize, usize)]) -> Branch {
-        Branch { path: path.bytes().map(u32::from).collect(), tokens: tokens.to_vec(), follows: follows.to_vec() }
+    fn branch(path: &str, tokens: &[u32], follows: &[(usize, usize)], is_deepest: bool) -> Branch {
+        let path = path.bytes().map(u32::from).collect();
+        Branch { path, tokens: tokens.to_vec(), follows: follows.to_vec(), is_deepest }
     }
 
     /// A number for a token behind others, as from a model.
@@ -286,11 +259,11 @@ mod tests {
     #[test]
     fn choices_part_where_they_differ_and_end_by_the_mark() {
         let found = plan(&["ab", "ac", "ba"], None).unwrap();
-        let first = branch("", &[97, 98], &[(0, 0), (1, 0), (2, 1)]);
-        assert_eq!(found.passes, [[first, branch("a", &[98, 99], &[(0, 0), (1, 1)])]]);
+        let first = branch("", &[97, 98], &[(0, 0), (1, 0), (2, 1)], false);
+        assert_eq!(found.branches, [first, branch("a", &[98, 99], &[(0, 0), (1, 1)], true)]);
         assert_eq!((found.one_token(), found.num_branches(), found.longest()), (None, 2, 1));
         let found = plan(&["low", "higher", "high"], Some(END)).unwrap();
-        assert_eq!(found.passes[0][1], branch("high", &[101, END], &[(1, 0), (2, 1)]));
+        assert_eq!(found.branches[1], branch("high", &[END, 101], &[(2, 0), (1, 1)], true));
     }
 
     #[test]
@@ -314,7 +287,7 @@ mod tests {
                 passes += 1;
                 guesses(path, at, tokens)
             });
-            assert_eq!(passes, plan.passes.len());
+            assert_eq!(passes, plan.branches.iter().filter(|branch| branch.is_deepest).count());
             assert!(passes <= plan.num_branches() && plan.num_branches() < count);
             let logits: Vec<f64> = logits.unwrap().into_iter().map(f64::from).collect();
             let begins = |name: &&str| names.iter().any(|other| other != name && other.starts_with(name));
@@ -336,15 +309,15 @@ mod tests {
     fn what_cannot_be_told_apart_is_refused() {
         let message = |spelled: &[&[u32]], end| {
             let names: Vec<String> = (0..spelled.len()).map(|i| alloc::format!("{i}")).collect();
-            FieldPlan::trie("level", &names, spelled.iter().map(|ids| ids.to_vec()).collect(), end).unwrap_err().message
+            let spelled: Vec<Vec<u32>> = spelled.iter().map(|ids| ids.to_vec()).collect();
+            FieldPlan::trie("level", &names, &spelled, end).unwrap_err().message
         };
-        assert_eq!(
-            message(&[&[1, 2, 3], &[1, 2]], None),
-            "field level: the choice \"1\" is the beginning of \"0\", and the tokenizer has no mark by which it could end"
-        );
-        assert_eq!(message(&[&[1], &[3], &[1]], Some(9)), "field level: the tokenizer spells \"0\" and \"2\" alike");
-        for spelled in [[&[1][..], &[1, 9, 3]], [&[1], &[1, 9]]] {
-            assert!(message(&spelled, Some(9)).ends_with("cannot be told apart: the end mark is part of one"));
+        let said = "is or begins, and has no mark by which it could end";
+        let begun = message(&[&[1, 2, 3], &[1, 2]], None);
+        assert_eq!(begun, alloc::format!("field level: \"1\" is spelled as \"0\" {said}"));
+        for end in [None, Some(9)] {
+            let alike = message(&[&[1], &[3], &[1]], end);
+            assert_eq!(alike, alloc::format!("field level: \"0\" is spelled as \"2\" {said}"));
         }
     }
 
@@ -354,7 +327,7 @@ mod tests {
         let names: Vec<&str> = choices.iter().map(String::as_str).collect();
         assert_eq!(plan(&names[1..], None).unwrap().num_branches(), MOST_BRANCHES);
         let message = plan(&names, None).unwrap_err().message;
-        assert!(message.contains("part at 4096 places at most, got more in 4098 choices"), "{message}");
+        assert!(message.contains("its 4098 choices part at more than 4096 places"), "{message}");
     }
 
     #[test]

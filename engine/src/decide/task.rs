@@ -93,10 +93,11 @@ impl Task {
         if !strings.is_empty() && matches!(door, Door::Signal(_)) {
             fail!(Malformed, "task file: strings: expected none in a task that reads signals");
         }
-        let named: Vec<&str> =
-            fields.iter().map(|item| item.name.as_str()).chain(strings.iter().map(|item| item.name.as_str())).collect();
-        if let (Some(name), false) = (twice(named.into_iter())?, strings.is_empty()) {
-            fail!(Malformed, "task file: strings: expected names of their own, got {name:?} twice");
+        for (i, string) in strings.iter().enumerate() {
+            let name = &string.name;
+            if fields.iter().any(|field| field.name == *name) || strings[..i].iter().any(|other| other.name == *name) {
+                fail!(Malformed, "task file: strings: expected names of their own, got {name:?} twice");
+            }
         }
         let (name, question) = (file.text("name")?.to_owned(), file.text("question")?.to_owned());
         Ok(Self { name, question, fields, strings, door })

@@ -98,10 +98,10 @@ impl TextTask {
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
         if self.strings.is_empty() {
-            return self.answer(text, tokens.len(), is_cut, || self.plan.logits(&mut self.asked(&tokens)?));
+            return self.answer(text, tokens.len(), is_cut, &mut || self.plan.logits(&mut self.asked(&tokens)?));
         }
         let mut asked = self.asked(&tokens)?;
-        let mut decision = self.answer(text, tokens.len(), is_cut, || self.plan.logits(&mut asked))?;
+        let mut decision = self.answer(text, tokens.len(), is_cut, &mut || self.plan.logits(&mut asked))?;
         let written = self.strings.iter().map(|plan| Ok((plan.name.clone(), plan.write(&asked)?)));
         decision.strings = written.collect::<Result<_>>()?;
         Ok(decision)
@@ -127,7 +127,7 @@ impl TextTask {
             fail!(Shape, "logits: expected {} finite numbers, got {}", deciding.len(), logits.len());
         }
         let (tokens, is_cut) = self.tokens(text)?;
-        self.answer(text, tokens.len(), is_cut, || Ok(logits.to_vec()))
+        self.answer(text, tokens.len(), is_cut, &mut || Ok(logits.to_vec()))
     }
 
     fn answer(
@@ -135,7 +135,7 @@ impl TextTask {
         text: &str,
         tokens: usize,
         is_cut: bool,
-        trunk: impl FnOnce() -> Result<Vec<f32>>,
+        trunk: &mut dyn FnMut() -> Result<Vec<f32>>,
     ) -> Result<TextDecision> {
         let logits = self.weighed(text, trunk)?;
         Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut, strings: Vec::new() })
@@ -159,7 +159,7 @@ impl TextTask {
             let rest = [&words[..start], &words[end..]].concat().join(" ");
             let tokens = self.tokens(&rest)?.0;
             let without =
-                self.field.log_odds(&self.weighed(&rest, || self.plan.logits(&mut self.asked(&tokens)?))?, choice);
+                self.field.log_odds(&self.weighed(&rest, &mut || self.plan.logits(&mut self.asked(&tokens)?))?, choice);
             Ok((words[start..end].join(" "), whole - without))
         };
         (0..count).map(piece).collect()
@@ -177,7 +177,7 @@ impl TextTask {
     }
 
     /// A path without weight is not asked.
-    fn weighed(&self, text: &str, trunk: impl FnOnce() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+    fn weighed(&self, text: &str, trunk: &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let mut sums = vec![0.0; self.field.choices.len()];
         let mut add = |weight: f32, logits: Vec<f32>| {
             for (sum, logit) in sums.iter_mut().zip(logits) {
