@@ -387,7 +387,7 @@ fn text_answer(task: &TextTask, text: &str, request: &Value) -> Result<Vec<(Stri
         ("tokens".to_owned(), (decision.tokens as f64).into()),
         ("is_cut".to_owned(), decision.is_cut.into()),
     ];
-    if !decision.strings.is_empty() {
+    if cfg!(feature = "strings") && !decision.strings.is_empty() {
         let written = |(name, string): &(String, GeneratedString)| {
             let members = object([
                 ("text", string.text.as_str().into()),

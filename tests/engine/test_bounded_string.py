@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engine.program import Lines, replace_file
-from tests.engine_library import build_engine
+from tests.engine.test_wasm import build_wasm
+from tests.engine_library import ENGINE, build_engine
 
 from smallhold.decide.bounded_string import StringField
 from smallhold.decide.local import BackendName, open_bundle
 from smallhold.decide.task import Task
+from smallhold.device.zip_layout import encode_zip
 
 pytest.importorskip("torch", reason="the bundle of these tests is built with the extra 'train'")
 
@@ -22,6 +25,13 @@ STRINGS = (
     StringField(name="dose_mg", alphabet="0123456789.", max_bytes=8, prompt="\ndose: "),
     StringField(name="drug", alphabet="abcdefghijklmnopqrstuvwxyz -", max_bytes=5),
 )
+ASKING = """
+import { readFileSync } from "node:fs";
+const [wrapper, wasm, bundle] = process.argv.slice(1);
+const { Engine } = await import(wrapper);
+const engine = await Engine.load(readFileSync(wasm));
+try { engine.program(readFileSync(bundle), { keys: null }); } catch (error) { console.log(error.message); }
+"""
 TEXTS = ("metoprolol 47.5 mg in the morning", "no drug", "two tablets")
 
 
@@ -89,3 +99,15 @@ def test_what_python_refuses_the_program_refuses(folder: Path, tmp_path: Path, c
     assert (lines.process.returncode, message in error.decode()) == (2, True), error
     with pytest.raises(Exception, match=message):
         open_bundle(bundle, backend="engine", unsafe_skip_verification=True).task("triage")
+
+
+@pytest.mark.timeout(1800)
+def test_the_module_for_browsers_refuses_strings_and_says_so(folder: Path, tmp_path: Path) -> None:
+    wasm = build_wasm()
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    (tmp_path / "bundle.zip").write_bytes(b"".join(encode_zip(sizes, lambda name: [files[name].read_bytes()])))
+    wrapper = (ENGINE / "javascript" / "smallhold_engine.js").as_uri()
+    command = ["node", "--input-type=module", "-e", ASKING, "--", wrapper, str(wasm), str(tmp_path / "bundle.zip")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "strings: this build of the engine decides and writes none" in done.stdout

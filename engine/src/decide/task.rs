@@ -89,7 +89,11 @@ impl Task {
             Some(_) => fail!(Malformed, "task file: a text task has one field"),
             None => Door::Signal(signal_door(&file, &fields)?),
         };
-        let strings = if file.has("strings") { file.list("strings", string)? } else { Vec::new() };
+        let strings = match file.has("strings") {
+            true if cfg!(feature = "strings") => file.list("strings", string)?,
+            true => fail!(Unsupported, "task file: strings: this build of the engine decides and writes none"),
+            false => Vec::new(),
+        };
         if !strings.is_empty() && matches!(door, Door::Signal(_)) {
             fail!(Malformed, "task file: strings: expected none in a task that reads signals");
         }

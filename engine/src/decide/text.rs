@@ -68,7 +68,10 @@ impl TextTask {
         if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
             fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
         }
-        let strings = task.strings.iter().map(|field| StringPlan::of(field, trunk)).collect::<Result<Vec<_>>>()?;
+        let strings: Vec<StringPlan> = match cfg!(feature = "strings") {
+            true => task.strings.iter().map(|field| StringPlan::of(field, trunk)).collect::<Result<_>>()?,
+            false => Vec::new(), // the task file was refused if it had any
+        };
         let longest = strings.iter().map(StringPlan::longest).fold(plan.longest(), usize::max);
         let needed = door.max_tokens.saturating_add(longest).saturating_add(3);
         if trunk.model.config.context < needed {
@@ -97,7 +100,7 @@ impl TextTask {
     /// `Shape`: nothing but white space.
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
-        if self.strings.is_empty() {
+        if cfg!(not(feature = "strings")) || self.strings.is_empty() {
             return self.answer(text, tokens.len(), is_cut, &mut || self.plan.logits(&mut self.asked(&tokens)?));
         }
         let mut asked = self.asked(&tokens)?;
