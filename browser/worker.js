@@ -23,11 +23,16 @@ let engine = null;
 let webgpu = null;
 let reader = PROCESSOR;
 
-/** An answer, by the trunk that reads texts here. */
-async function answered(request, by = reader) {
-  if (by === PROCESSOR || request.text === undefined || request.explain) return program.ask(request);
-  const logits = await webgpu.logits(program.ask({ ...request, reads: true }));
-  return program.ask({ ...request, logits });
+/** What a trunk elsewhere has to read; null for what the engine answers alone: readings, explanations, and choices that
+ * take more than one pass. */
+function readElsewhere(request) {
+  if (request.text === undefined || request.explain) return null;
+  try {
+    return program.ask({ ...request, reads: true });
+  } catch (error) {
+    if (error.kind !== "unsupported") throw error;
+    return null;
+  }
 }
 
 async function reply({ number, request }) {
@@ -35,15 +40,17 @@ async function reply({ number, request }) {
   const done = (answer, trunk) =>
     postMessage({ number, answer, trunk, ms: performance.now() - begun, bytes: engine.exports.memory.buffer.byteLength });
   try {
-    const by = request.text === undefined || request.explain ? PROCESSOR : reader;
+    const reads = reader === PROCESSOR ? null : readElsewhere(request);
+    if (reads === null) return done(program.ask(request), PROCESSOR);
+    let logits;
     try {
-      done(await answered(request, by), by);
+      logits = await webgpu.logits(reads);
     } catch (error) {
-      if (by === PROCESSOR || error.kind !== undefined) throw error; // the engine's own refusals stand
       reader = PROCESSOR; // a graphics processor may go at any time; texts are read on without it
       postMessage({ trunk: `${PROCESSOR}, because WebGPU failed: ${error.message}` });
-      done(program.ask(request), PROCESSOR);
+      return done(program.ask(request), PROCESSOR);
     }
+    done(program.ask({ ...request, logits }), WEBGPU);
   } catch (error) {
     postMessage({ number, error: error.message });
   }
@@ -57,10 +64,11 @@ onmessage = ({ data }) => {
 
 /** Milliseconds of the fastest of a few decisions about the sample. */
 async function fastest(task, by) {
+  const request = { task, text: SAMPLE };
   let least = Infinity;
   for (let i = 0; i < 4; i++) {
     const begun = performance.now();
-    await answered({ task, text: SAMPLE }, by);
+    program.ask(by === PROCESSOR ? request : { ...request, logits: await webgpu.logits(readElsewhere(request)) });
     if (i > 0) least = Math.min(least, performance.now() - begun); // the first compiles
   }
   return least;
@@ -73,9 +81,11 @@ const within = (ms, promise) => {
 
 /** Which trunk reads texts, and why. */
 async function choose(about, wanted) {
-  const task = about.tasks.find((task) => !task.parameters)?.name;
-  if (!HAS_WEBGPU || !about.onnx || !task || wanted === "processor") return null;
+  if (!HAS_WEBGPU || !about.onnx || wanted === "processor") return null;
   try {
+    const isRead = ({ name, parameters }) => !parameters && readElsewhere({ task: name, text: SAMPLE }) !== null;
+    const task = about.tasks.find(isRead)?.name;
+    if (!task) return null;
     const { WebGpuTrunk } = await import("./webgpu_trunk.js");
     webgpu = await WebGpuTrunk.load(about.onnx);
     if (wanted === "webgpu") {

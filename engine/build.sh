@@ -42,7 +42,7 @@ module= flags=
 if [ "$target" = wasm32-unknown-unknown ]; then
   # One kind of library, or all that the others would export stays in. Compiled for size: what takes time is written out
   # in kernels/simd128.rs.
-  what='rustc --release --lib --crate-type cdylib'
+  what='rustc --release --lib --crate-type cdylib --no-default-features --features std'
   module=smallhold_engine.wasm
   flags='-- -C opt-level=z'
   if [ "${1:-}" = relaxed ]; then

@@ -91,7 +91,7 @@ def hospital_workload(task: LocalTask, *, stays: int, windows: int, seed: int = 
     """
     door = task.word_door()
     (plan,) = task.plans.values()
-    if plan.forced or len(plan.deciding) != 2:
+    if not plan.is_direct or len(plan.deciding) != 2:
         raise ValueError(f"expected a field of two tokens that nothing precedes, got {plan}")
     groups: list[Group] = []
     chosen: list[Stay] = []

@@ -95,6 +95,8 @@ def make_seeds() -> dict[str, list[bytes]]:
         "sessions": calls(),
         "plan": [
             text_task("x", ngrams="ngrams/x.npz"), text_task("x", ngrams=None), signal_task("x"),
+            text_task("x", ngrams=None, choices=("dry cough", "dry skin", "dry", "rash")),
+            text_task("x", ngrams=None, strings=[{"name": "dose", "alphabet": "01.", "max_bytes": 6, "prompt": "mg "}]),
             signal_task("x", fields=[field("death", ["no", "yes"], knots=True), field("stay", ["a", "b", "c"])]),
             *(task for task in tasks if len(task) < 4000),
         ],
@@ -203,7 +205,7 @@ def alphabet() -> list[str]:
 
 def trunk(pre: str = "gpt-2") -> bytes:
     """A trunk with a vocabulary that text, signal and word tasks called x or y can be asked with."""
-    special = ["<bos>", "<x>", "<x:no>", "<x:yes>", "<y:no>", "<y:yes>", "<hour:01>", "<hour:03>"]
+    special = ["<bos>", "<eos>", "<x>", "<x:no>", "<x:yes>", "<y:no>", "<y:yes>", "<hour:01>", "<hour:03>"]
     special += [f"<HR:{i:02}>" for i in range(16)] + [f"<age:{i}>" for i in range(8)]
     merged = ["ed", "Ġa", "Ġb", "th", "Ġth", "39"]
     tokens = [*alphabet(), *merged, *special]
@@ -267,7 +269,7 @@ def field(name: str, choices: list[str], *, knots: bool = False) -> dict[str, An
     }
 
 
-def text_task(name: str, *, ngrams: str | None) -> bytes:
+def text_task(name: str, *, ngrams: str | None, choices: tuple[str, ...] = ("rash", "cough"), **more: Any) -> bytes:
     """A task that reads text."""
     text = {
         "marker": "<x>",
@@ -276,8 +278,9 @@ def text_task(name: str, *, ngrams: str | None) -> bytes:
         "ngrams": ngrams,
         "trunk_weight": 1,
     }
-    fields = [field("kind", ["rash", "cough"])]
-    return task({"fields": fields, "format": "smallhold.task/1", "name": name, "question": "Which?", "text": text})
+    fields = [field("kind", list(choices))]
+    rest = {"format": "smallhold.task/1", "name": name, "question": "Which?", "text": text}
+    return task({"fields": fields, **rest, **more})
 
 
 def signal_task(name: str, *, fields: list[dict[str, Any]] | None = None) -> bytes:

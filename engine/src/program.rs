@@ -20,6 +20,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::decide::bounded_string::GeneratedString;
 use crate::decide::field::{largest, Answer, Field};
 use crate::decide::patient::{PatientMark, PatientSession, SignalTask, WordSession};
 use crate::decide::readings::{SignalState, WordState};
@@ -386,6 +387,18 @@ fn text_answer(task: &TextTask, text: &str, request: &Value) -> Result<Vec<(Stri
         ("tokens".to_owned(), (decision.tokens as f64).into()),
         ("is_cut".to_owned(), decision.is_cut.into()),
     ];
+    if cfg!(feature = "strings") && !decision.strings.is_empty() {
+        let written = |(name, string): &(String, GeneratedString)| {
+            let members = object([
+                ("text", string.text.as_str().into()),
+                ("mean_logprob", string.mean_logprob.into()),
+                ("has_ended", string.has_ended.into()),
+                ("is_generated", true.into()),
+            ]);
+            (name.clone(), members)
+        };
+        answer.push(("strings".to_owned(), Value::Object(decision.strings.iter().map(written).collect())));
+    }
     if explains {
         let choice = decision.answer.choice.unwrap_or_else(|| largest(&decision.answer.probabilities));
         answer.push(("evidence".to_owned(), effects("text", task.effects(text, &decision.logits, choice)?)));

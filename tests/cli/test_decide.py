@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from smallhold.decide.bounded_string import StringField
+from smallhold.decide.task import Task
+from smallhold.device.manifest import Manifest
+from smallhold.device.trust import generate_private_key, save_public_key, sign_manifest
+from smallhold.records import sha256_hex
 
 pytest.importorskip("torch", reason="the bundle of these tests is built with the extra 'train'")
 
@@ -39,6 +47,29 @@ def test_a_text_comes_as_an_argument_from_a_file_or_from_standard_input(
     assert said["tokens"] == len(TEXT)
     assert {"itchy", "scales"} <= {item["text"] for item in said["evidence"]}
     assert said["field"] == "condition"
+
+
+def test_what_the_trunk_wrote_is_said_to_be_written(
+    text_bundle: Any, smallhold: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = "tasks/triage.json"
+    shutil.copytree(text_bundle.path, tmp_path / "bundle")
+    string = StringField(name="dose", alphabet="0123456789", max_bytes=4)
+    data = replace(Task.from_bytes((tmp_path / "bundle" / path).read_bytes()), strings=(string,)).to_bytes()
+    (tmp_path / "bundle" / path).write_bytes(data)
+    manifest = Manifest.from_bytes((tmp_path / "bundle" / "manifest.json").read_bytes())
+    entry = replace(manifest.files[path], sha256=sha256_hex(data), bytes=len(data))
+    manifest = replace(manifest, files={**manifest.files, path: entry})
+    key = generate_private_key()
+    (tmp_path / "keys").mkdir()
+    save_public_key(key.public_key(), tmp_path / "keys" / "publisher.pem")
+    (tmp_path / "bundle" / "manifest.json").write_bytes(manifest.to_bytes())
+    (tmp_path / "bundle" / "manifest.dsse.json").write_bytes(sign_manifest(manifest.to_bytes(), key))
+    words = ("decide", tmp_path / "bundle", "--task", "triage", "--trusted-keys", tmp_path / "keys", "--text", TEXT)
+    written = json.loads(smallhold(*words, "--json").out)["strings"]["dose"]
+    assert set(written) == {"text", "mean_logprob", "has_ended", "is_generated"}
+    assert written["is_generated"] is True
+    assert f"dose: {written['text']!r} (written by the model, not checked" in smallhold(*words).out
 
 
 def test_people_read_choices_evidence_and_what_was_left_out(ask: Callable[..., Any]) -> None:

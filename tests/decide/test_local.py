@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the bundle of these tests is built with the
 
 import smallhold
 from smallhold.decide import Decision, LocalTask, TaskSession, check_bundle, open_bundle
-from smallhold.decide.plan import calibrate_logits
+from smallhold.decide.plan import Field, FieldPlan, calibrate_logits
 from smallhold.decide.signal import encode_stays
 from smallhold.errors import (
     BackendError,
@@ -220,21 +220,64 @@ def test_both_runtimes_decide_alike(small_bundle: Any) -> None:
         assert shipped.probabilities["yes"] == pytest.approx(reference.probabilities["yes"], abs=0.05)
 
 
-def test_choices_with_a_common_beginning_are_read_behind_forced_tokens(task: LocalTask) -> None:
-    field = task.task.fields[0]
-    longer = replace(field, choices=("risk no", "risk yes"), positive="risk yes")
-    changed = LocalTask(task.bundle, replace(task.task, fields=(longer,)))
-    assert task.plans[field.name].forced == ()
-    assert changed.plans[field.name].forced
-    session = changed.session([0.0] * len(task.task.signal.static))
-    session.close_bin()
-    before = said(session.decide())
-    assert set(before[field.name][1]) == {"risk no", "risk yes"}
-    assert said(session.decide()) == before
+def slow_logits(session: Any, plan: FieldPlan) -> list[float]:
+    """Each choice token by token in a fork of its own, whole rows of logits, among what may follow."""
+    rows: dict[tuple[int, ...], np.ndarray] = {}
+    found = [0.0] * len(plan.passes[0][0].choices)
+    for branch in (branch for along in plan.passes for branch in along):
+        if branch.path not in rows:
+            fork = session.fork()
+            for token in branch.path:
+                fork.append([token])
+            rows[branch.path] = fork.score([], [-1])[0].astype(np.float64)
+        row = rows[branch.path][list(branch.tokens)]
+        for choice, follow in zip(branch.choices, branch.follows, strict=True):
+            found[choice] += row[follow] - np.log(np.exp(row - row.max()).sum()) - row.max()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("choices", "places", "passes"),
+    [
+        (("risk no", "risk yes"), 1, 1),
+        (("atrial fibrillation", "atrial flutter", "sinus rhythm"), 2, 1),
+        (("low", "high", "higher", "highest"), 3, 1),
+        (("ab", "ac", "ba", "bb", "b"), 3, 2),
+    ],
+)
+def test_choices_that_part_anywhere_are_read_and_the_session_stays(
+    task: LocalTask, small_bundle: Any, choices: tuple[str, ...], places: int, passes: int
+) -> None:
+    name = task.task.fields[0].name
+    field = Field(name=name, choices=choices, positive=choices[-1])
+    changed = LocalTask(task.bundle, replace(task.task, fields=(field,)))
+    plan = changed.plans[name]
+    assert (plan.num_branches, len(plan.passes)) == (places, passes)
+    stay = small_bundle.stays[0]
+    asked, silent = play(changed, stay, 5), play(changed, stay, 5)
+    before = said(asked.decide())
+    assert list(before[name][1]) == list(choices)
+    assert said(asked.decide()) == before
+    # 8-bit activations, whole and in pieces
+    expected = calibrate_logits(field, np.array(slow_logits(asked._trunk, plan)))
+    np.testing.assert_allclose(list(before[name][1].values()), expected, atol=2e-3)
+    whole = changed.logits(asked.channels(), asked.static, [5, 2])[name]
+    np.testing.assert_allclose(calibrate_logits(field, whole[0]), expected, atol=2e-3)
+    two = play(changed, stay, 2).decide().answers[name].probabilities
+    np.testing.assert_allclose(calibrate_logits(field, whole[1]), list(two.values()), atol=2e-3)
+    for session in (asked, silent):
+        session.observe("HR", 150.0)
+        session.close_bin()
+    assert said(asked.decide()) == said(silent.decide())
     with pytest.raises(DecisionError, match="cannot be explained by deletion yet"):
-        session.effects(field.name)
-    with pytest.raises(DecisionError, match="scored bin by bin only"):
-        changed.logits(session.channels(), session.static, [1])
+        asked.effects(name)
+
+
+def test_the_context_has_to_hold_the_longest_choice(task: LocalTask) -> None:
+    fields = (Field(name="f", choices=("no", "yes, and", "yes, but"), positive="no"),)
+    LocalTask(task.bundle, replace(task.task, num_bins=58, fields=fields, word_fields=()))
+    with pytest.raises(BackendError, match="59 bins need a context of 65 positions, the trunk has 64"):
+        LocalTask(task.bundle, replace(task.task, num_bins=59, fields=fields, word_fields=()))
 
 
 def test_the_public_door_verifies_and_opens(small_bundle: Any) -> None:

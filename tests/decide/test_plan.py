@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from smallhold.decide.conformal import Conformal, Group
 from smallhold.decide.plan import (
     ABSTAINED,
+    MOST_BRANCHES,
+    Branch,
     Field,
     FieldPlan,
     answer_field,
@@ -28,45 +32,131 @@ def letters(text: str) -> list[int]:
     return list(text.encode())
 
 
+END = 256
+
+
+def plan_of(*choices: str, end: int | None = END) -> FieldPlan:
+    return plan_field(Field(name="level", choices=choices, positive=choices[0]), letters, end)
+
+
+class Guesser:
+    """A session whose logits are drawn by the tokens before, and which counts what it is asked."""
+
+    def __init__(self, scale: float = 3.0) -> None:
+        self.scale, self.passes = scale, 0
+
+    def row(self, before: Sequence[int]) -> np.ndarray:
+        return np.random.default_rng([7, *before]).normal(scale=self.scale, size=END + 1).astype(np.float32)
+
+    def score(self, inputs: Sequence[int], at: Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        self.passes += 1
+        return np.stack([self.row(inputs[: index + 1])[list(rows)] for index in at])
+
+
+def brute_force(told: list[list[int]], session: Guesser) -> np.ndarray:
+    """Each choice on its own, token by token, among the tokens by which any choice goes on."""
+    found = []
+    for ids in told:
+        total = 0.0
+        for depth in range(len(ids)):
+            allowed = {other[depth] for other in told if other[:depth] == ids[:depth] and len(other) > depth}
+            row = session.row(ids[:depth]).astype(np.float64)
+            total += math.log(math.exp(row[ids[depth]]) / sum(math.exp(row[token]) for token in allowed))
+        found.append(total)
+    return np.array(found)
+
+
 def test_choices_that_differ_at_once_need_no_forced_token() -> None:
     plan = plan_field(YES_NO, letters)
-    assert plan == FieldPlan((), (ord("n"), ord("y")))
-    assert plan.at == -1
+    assert plan == FieldPlan(((Branch((), (ord("n"), ord("y")), (0, 1), (0, 1)),),))
+    assert (plan.forced, plan.deciding, plan.longest, plan.is_direct) == ((), (ord("n"), ord("y")), 0, True)
 
 
 def test_a_common_beginning_is_forced_and_the_first_difference_decides() -> None:
-    field = Field(name="level", choices=("risk low", "risk high", "risk medium"), positive="risk high")
-    plan = plan_field(field, letters)
+    plan = plan_of("risk low", "risk high", "risk medium", end=None)
     assert bytes(plan.forced) == b"risk "
     assert bytes(plan.deciding) == b"lhm"
-    assert plan.at == 4
+    assert (plan.longest, plan.num_branches, plan.is_direct) == (5, 1, False)
+
+
+def test_of_one_branch_the_raw_logits_are_handed_on() -> None:
+    for plan in (plan_field(YES_NO, letters), plan_of("risk low", "risk high")):
+        session = Guesser()
+        expected = session.row(plan.forced)[list(plan.deciding)]
+        np.testing.assert_array_equal(plan.logits(session), expected)  # type: ignore[arg-type]
+        assert session.passes == 1
+
+
+def test_where_choices_part_twice_both_places_are_read_in_one_pass() -> None:
+    plan = plan_of("ab", "ac", "ba")
+    assert plan.passes == (
+        (Branch((), tuple(b"ab"), (0, 1, 2), (0, 0, 1)), Branch(tuple(b"a"), tuple(b"bc"), (0, 1), (0, 1))),
+    )
+    session = Guesser()
+    at_once, behind = session.row([]), session.row([97])
+    a, b = math.exp(at_once[97]), math.exp(at_once[98])
+    ab, ac = math.exp(behind[98]), math.exp(behind[99])
+    expected = [a / (a + b) * ab / (ab + ac), a / (a + b) * ac / (ab + ac), b / (a + b)]
+    np.testing.assert_allclose(np.exp(plan.logits(session)), expected, rtol=1e-6)  # type: ignore[arg-type]
+    assert session.passes == 1
+    with pytest.raises(RecipeError, match="expected choices that part at one place, got 2 places"):
+        _ = plan.deciding
+
+
+def test_a_choice_that_begins_another_ends_by_the_end_mark() -> None:
+    plan = plan_of("high", "higher", "low")
+    assert plan.passes[0][1] == Branch(tuple(b"high"), (END, ord("e")), (0, 1), (0, 1))
+    assert plan_of("", "yes").deciding == (END, ord("y"))
 
 
 @pytest.mark.parametrize(
-    "choices",
+    ("spelled", "end", "message"),
     [
-        ("high", "higher"),  # one is the beginning of the other
-        ("ab", "ac", "ba"),  # two of three share the deciding token
-        ("", "yes"),
+        ([[1, 2], [1, 2, 3]], None, "the choice '0' is the beginning of '1', and the tokenizer has no mark by which"),
+        ([[1, 2], [3], [1, 2]], 9, "the tokenizer spells '0' and '2' alike; rename one"),
+        ([[1], [1, 9, 3]], 9, "'0' and '1' cannot be told apart: the end mark is part of one"),
+        ([[1], [1, 9]], 9, "'0' and '1' cannot be told apart: the end mark is part of one"),
     ],
 )
-def test_choices_that_one_token_cannot_tell_apart_are_refused(choices: tuple[str, ...]) -> None:
-    field = Field(name="level", choices=choices, positive=choices[0])
-    with pytest.raises(RecipeError, match="cannot be told apart by one token"):
-        plan_field(field, letters)
+def test_choices_that_cannot_be_told_apart_are_refused(spelled: list[list[int]], end: int | None, message: str) -> None:
+    choices = tuple(str(i) for i in range(len(spelled)))
+    field = Field(name="level", choices=choices, positive="0")
+    with pytest.raises(RecipeError, match=f"field level: .*{message}"):
+        plan_field(field, lambda choice: spelled[int(choice)], end)
+
+
+def test_choices_may_part_at_so_many_places_and_no_more() -> None:
+    choices = [f"{i:013b}" for i in range(MOST_BRANCHES + 2)]
+    assert plan_of(*choices[:-1]).num_branches == MOST_BRANCHES
+    with pytest.raises(RecipeError, match="part at 4096 places at most, got more in 4098 choices"):
+        plan_of(*choices)
+
+
+def test_a_runtime_that_has_failed_gives_no_answer() -> None:
+    field = Field(name="level", choices=("ab", "ac", "ba"), positive="ba")
+    with pytest.raises(DecisionError, match="expected 3 finite logits"):
+        answer_field(field, plan_field(field, letters).logits(Guesser(math.inf)))  # type: ignore[arg-type]
 
 
 @settings(deadline=None)
-@given(
-    shared=st.lists(st.integers(0, 5), max_size=4),
-    firsts=st.lists(st.integers(6, 40), min_size=2, max_size=5, unique=True),
-)
-def test_forced_and_deciding_tokens_spell_every_choice(shared: list[int], firsts: list[int]) -> None:
-    spelled = {str(first): [*shared, first, 7] for first in firsts}
-    field = Field(name="f", choices=tuple(spelled), positive=str(firsts[0]))
-    plan = plan_field(field, spelled.__getitem__)
-    for choice, token in zip(field.choices, plan.deciding, strict=True):
-        assert [*plan.forced, token, 7] == spelled[choice]
+@given(spelled=st.lists(st.lists(st.integers(0, 3), max_size=6).map(tuple), min_size=2, max_size=40, unique=True))
+def test_any_choices_are_weighed_as_one_by_one(spelled: list[tuple[int, ...]]) -> None:
+    field = Field(name="f", choices=tuple(map(str, spelled)), positive=str(spelled[0]))
+    plan = plan_field(field, dict(zip(field.choices, spelled, strict=True)).__getitem__, END)
+    session = Guesser()
+    logits = plan.logits(session)  # type: ignore[arg-type]
+    assert session.passes == len(plan.passes) <= plan.num_branches < len(spelled)
+    begins = [any(other != ids and other[: len(ids)] == ids for other in spelled) for ids in spelled]
+    told = [[*ids, END] if is_begun else list(ids) for ids, is_begun in zip(spelled, begins, strict=True)]
+    expected = brute_force(told, session)
+    if plan.num_branches == 1:
+        logits = logits - np.logaddexp.reduce(logits)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert calibrate_logits(field, logits) == pytest.approx(np.exp(expected), abs=1e-6)
+    assert np.exp(expected).sum() == pytest.approx(1)
+    for along in plan.passes:
+        for branch, deeper in pairwise(along):
+            assert deeper.path[: len(branch.path)] == branch.path
 
 
 @pytest.mark.parametrize(

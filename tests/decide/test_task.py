@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smallhold.decide.bounded_string import StringField
 from smallhold.decide.conformal import Conformal, Group
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import RankGauss, SignalSpec
@@ -56,9 +57,25 @@ def test_a_text_task_survives_its_file_and_holds_nothing_of_a_signal() -> None:
     assert "text" not in json.loads(TASK.to_bytes())
 
 
+def test_strings_survive_the_file_and_have_names_of_their_own() -> None:
+    dose = StringField(name="dose", alphabet="0123456789", max_bytes=6, prompt="dose: ")
+    task = replace(TEXT_TASK, strings=(dose, replace(dose, name="days")))
+    data = task.to_bytes()
+    assert Task.from_bytes(data) == task
+    assert Task.from_bytes(data).to_bytes() == data
+    for strings in ((dose, dose), (replace(dose, name="condition"),)):
+        with pytest.raises(RecipeError, match="task triage: strings: expected names of their own"):
+            replace(TEXT_TASK, strings=strings)
+    with pytest.raises(RecipeError, match="task icu-risk: strings: expected none in a task that reads signals"):
+        replace(TASK, strings=(dose,))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"strings": {}}, "malformed"),
+        ({"strings": [{"name": "dose", "max_bytes": 6}]}, "malformed"),
+        ({"strings": [{"name": "dose", "max_bytes": 6, "alphabet": "aa"}]}, "different printable ASCII characters"),
         ({"text": {}}, "malformed"),
         ({"text": None}, "malformed"),
         ({"text": {"marker": "", "max_tokens": 9}}, "text door: marker: expected text, got ''"),

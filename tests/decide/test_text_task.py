@@ -176,3 +176,30 @@ def test_choices_without_tokens_of_their_own_are_spelled(task: LocalTextTask) ->
     spelled = LocalTextTask(task.bundle, replace(task.task, fields=(field,)))
     assert spelled.plan.deciding == tuple(task.bundle.tokenizer.token_to_id(letter) for letter in "bcd")
     assert task.plan.deciding == (260, 261, 262)
+
+
+def test_choices_that_begin_alike_are_read_where_they_part(task: LocalTextTask) -> None:
+    choices = ("atrial fibrillation", "atrial flutter", "sinus rhythm", "sinus")
+    field = Field(name="condition", choices=choices, positive="sinus rhythm")
+    door = replace(task.door, ngrams=None, ngram_weight=0.0, trunk_weight=1.0, max_tokens=40)
+    rhythm = LocalTextTask(task.bundle, replace(task.task, fields=(field,), text=door))
+    assert (rhythm.plan.num_branches, len(rhythm.plan.passes)) == (3, 2)
+    tokenizer = task.bundle.tokenizer
+    ids = [tokenizer.token_to_id(word) for word in ("<bos>", "<triage>")]
+    ids += [*tokenizer.encode("heart races").ids, ids[-1]]
+
+    def odds(before: str, *tokens: str) -> np.ndarray:
+        asked = [*ids, *tokenizer.encode(before).ids]
+        row = task.bundle.backend.session().score(asked, [len(asked) - 1])[0].astype(np.float64)
+        row = row[[tokenizer.token_to_id(token) for token in tokens]]
+        return row - np.logaddexp.reduce(row)
+
+    first, atrial, sinus = odds("", "a", "s"), odds("atrial f", "i", "l"), odds("sinus", "Ġ", "<eos>")
+    expected = [first[0] + atrial[0], first[0] + atrial[1], first[1] + sinus[0], first[1] + sinus[1]]
+    logits = rhythm.logits(["heart races"], "trunk")[0]
+    np.testing.assert_allclose(np.exp(logits), np.exp(expected), atol=0.02)  # whole and chunked, 8-bit activations
+    answer = rhythm.decide("heart races").answers["condition"]
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    np.testing.assert_allclose(list(answer.probabilities.values()), np.exp(logits), atol=1e-6)
+    with pytest.raises(BackendError, match="54 tokens of text need a context of 65 positions, the trunk has 64"):
+        LocalTextTask(task.bundle, replace(rhythm.task, text=replace(door, max_tokens=54)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -10,8 +11,18 @@ from typing import Any
 
 from tests.engine_library import PROGRAM
 
+from smallhold.records import canonical_json
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 LONGEST_SECONDS = 60
+
+
+def replace_file(bundle: Path, name: str, data: bytes) -> None:
+    """Change a file and what the manifest says of it: who signs nonsense, or a host that has verified nothing."""
+    (bundle / name).write_bytes(data)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (bundle / "manifest.json").write_bytes(canonical_json(manifest))
 
 
 class Lines:

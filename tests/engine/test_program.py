@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -16,14 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.engine.program import LONGEST_SECONDS, MODELS, Lines
+from tests.engine.program import LONGEST_SECONDS, MODELS, Lines, replace_file
 from tests.engine_library import PROGRAM, build_engine
 
 from smallhold.decide.local import LocalBundle, open_bundle
 from smallhold.decide.plan import Answer
 from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
 from smallhold.errors import BundleError
-from smallhold.records import canonical_json
 from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.simulator import simulate_ward
 from smallhold.sectors.hospital.stays import Stay
@@ -337,14 +335,6 @@ def test_damaged_files_of_a_task_are_refused_and_never_a_crash(tmp_path):
             assert done.returncode in (0, 1, 2), (name, round_, done.returncode, done.stderr)
             assert "panicked" not in done.stderr
         replace_file(bundle, name, whole)
-
-
-def replace_file(bundle: Path, name: str, data: bytes) -> None:
-    """Change a file and what the manifest says of it: who signs nonsense, or a host that has verified nothing."""
-    (bundle / name).write_bytes(data)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"][name] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (bundle / "manifest.json").write_bytes(canonical_json(manifest))
 
 
 def test_threads_answer_alike() -> None:

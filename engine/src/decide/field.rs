@@ -1,4 +1,4 @@
-//! One typed field of a decision: how its choices are told apart, and what their logits mean.
+//! One typed field of a decision: what the logits of its choices mean.
 //!
 //! Probabilities are softmax(logits / temperature + bias) over the choices (Guo et al. 2017, arXiv:1706.04599, section
 //! 4.2; with a bias: Alexandari et al. 2020, arXiv:1901.06852), or for two choices a line through knots. A choice is in
@@ -9,12 +9,9 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::Trunk;
 use crate::decimal;
 use crate::error::Result;
 use crate::math::{exp_f64, ln_f64};
-use crate::session::{Inputs, Session};
-use crate::tokenizer::Special;
 
 /// A field with what was fitted on the calibration split.
 #[derive(Debug, Clone)]
@@ -152,48 +149,6 @@ pub fn interpolate(points: &[(f64, f64)], x: f64) -> f64 {
         (Some(last), None) => last.1,
         (Some((x0, y0)), Some(_)) if x0 == x => y0,
         (Some((x0, y0)), Some((x1, y1))) => (y1 - y0) / (x1 - x0) * (x - x0) + y0,
-    }
-}
-
-/// How a field is read: tokens that all choices begin with are given, the first that differs decides.
-#[derive(Debug, Clone)]
-pub struct FieldPlan {
-    /// Appended first; empty where the choices differ at once.
-    pub forced: Vec<u32>,
-    /// (K) whose logits decide.
-    pub deciding: Vec<u32>,
-}
-
-impl FieldPlan {
-    /// Plan a field: by one control token a choice, `<task:choice>`, or else by spelling the choices out.
-    ///
-    /// # Errors
-    /// `Malformed`: two choices that no single token tells apart.
-    pub fn of(field: &Field, task: &str, trunk: &Trunk) -> Result<Self> {
-        let token = |choice: &String| trunk.tokenizer.id_of(&alloc::format!("<{task}:{choice}>"));
-        if let Some(deciding) = field.choices.iter().map(token).collect() {
-            return Ok(Self { forced: Vec::new(), deciding });
-        }
-        let spelled = field.choices.iter().map(|choice| trunk.tokenizer.encode(choice, Special::Text));
-        let spelled = spelled.collect::<Result<Vec<_>>>()?;
-        let shared =
-            (0..).take_while(|at| spelled.iter().all(|ids| ids.get(*at).is_some_and(|id| spelled[0][*at] == *id)));
-        let shared = shared.count();
-        let deciding: Option<Vec<u32>> = spelled.iter().map(|ids| ids.get(shared).copied()).collect();
-        match deciding {
-            Some(deciding) if (1..deciding.len()).all(|k| !deciding[..k].contains(&deciding[k])) => {
-                Ok(Self { forced: spelled[0][..shared].to_vec(), deciding })
-            }
-            _ => fail!(Malformed, "field {}: its choices cannot be told apart by one token", field.name),
-        }
-    }
-
-    /// Deciding logits (K) at the end of a sequence, which stays as it is.
-    ///
-    /// # Errors
-    /// As `Session::score`.
-    pub fn logits(&self, session: &mut Session) -> Result<Vec<f32>> {
-        session.score(Inputs::Tokens(&self.forced), &[self.forced.len() as i64 - 1], Some(&self.deciding))
     }
 }
 

@@ -1,15 +1,17 @@
 //! The decision plan: from readings or a text to a calibrated answer, or to the admission that there is none.
 //!
-//! Read in this order: `field` (logits to an answer), `task` (the file that says how one question is asked), then the
-//! two doors. `text` reads a text, `ngrams` beside it at a glance. `readings` turns measurements into what a trunk
-//! reads, and `patient` keeps them for one patient. Nothing is generated: choices are compared, and what was tried to
-//! compare them is forgotten. Python's twin is `smallhold.decide`; both give the same answers.
+//! Read in this order: `plan` (choices to logits), `field` (logits to an answer), `task` (the file that says how one
+//! question is asked), then the two doors. `text` reads a text, `ngrams` beside it at a glance. `readings` turns measurements into what a trunk
+//! reads, and `patient` keeps them for one patient. Choices are compared, not generated, and what was tried to
+//! compare them is forgotten; `bounded_string` writes what no list of choices could hold. Python's twin is `smallhold.decide`; both give the same answers.
 
+pub mod bounded_string;
 pub mod field;
 mod members;
 pub mod ngrams;
 mod npz;
 pub mod patient;
+pub mod plan;
 pub mod readings;
 pub mod task;
 pub mod text;

@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::field::{Answer, Field, FieldPlan};
+use super::field::{Answer, Field};
+use super::plan::FieldPlan;
 use super::readings::{static_words, vocabulary, SignalState, WordState};
 use super::task::{Door, SignalDoor, Task};
 use super::{Files, Trunk};
@@ -77,8 +78,8 @@ impl SignalTask {
         }
         let plans =
             task.fields.iter().map(|field| FieldPlan::of(field, &task.name, trunk)).collect::<Result<Vec<_>>>()?;
-        let forced = plans.iter().map(|plan| plan.forced.len()).max().unwrap_or(0);
-        let needed = door.num_bins.saturating_add(1 + forced);
+        let longest = plans.iter().map(FieldPlan::longest).max().unwrap_or(0);
+        let needed = door.num_bins.saturating_add(1 + longest);
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
@@ -103,10 +104,15 @@ impl SignalTask {
     /// # Errors
     /// `Shape`: no such field. `Unsupported`: its choices have a common beginning.
     pub fn check_explained(&self, field: usize) -> Result<()> {
-        match self.plans.get(field) {
-            Some(plan) if plan.forced.is_empty() => Ok(()),
-            Some(_) => fail!(Unsupported, "task {}: choices with a common beginning are not explained", self.name),
-            None => fail!(Shape, "task {}: no field {field}", self.name),
+        self.deciding(field).map(|_| ())
+    }
+
+    /// Tokens (K) whose logits behind a bin decide.
+    fn deciding(&self, field: usize) -> Result<&[u32]> {
+        let Some(plan) = self.plans.get(field) else { fail!(Shape, "task {}: no field {field}", self.name) };
+        match plan.direct() {
+            Some(deciding) => Ok(deciding),
+            None => fail!(Unsupported, "task {}: choices with a common beginning are not explained", self.name),
         }
     }
 
@@ -192,19 +198,19 @@ impl PatientSession {
     /// `Shape`: no bin was closed yet, or no such field. `Unsupported`: the field's choices have a common beginning.
     pub fn effects(&mut self, field: usize) -> Result<Vec<(String, f64)>> {
         let task = self.task.clone();
-        task.check_explained(field)?;
+        let deciding = task.deciding(field)?;
         if self.bins == 0 {
             fail!(Shape, "task {}: close a bin before asking for effects", task.name);
         }
-        let (asked, plan) = (&task.fields[field], &task.plans[field]);
-        let whole = asked.log_odds(&plan.logits(&mut self.trunk)?, asked.positive);
+        let asked = &task.fields[field];
+        let whole = asked.log_odds(&task.plans[field].logits(&mut self.trunk)?, asked.positive);
         let mut trial = self.trunk.fork();
         trial.rewind(self.trunk.length() - 1)?;
         let effect = |place: usize| {
             let mut without = self.newest.clone();
             without[SignalState::channels_of(place)].fill(0.0);
             let embedding = task.encoder.bins(&without)?;
-            let logits = trial.score(Inputs::Embeddings(&embedding), &[0], Some(&plan.deciding))?;
+            let logits = trial.score(Inputs::Embeddings(&embedding), &[0], Some(deciding))?;
             Ok((task.door.signal.parameters[place].clone(), whole - asked.log_odds(&logits, asked.positive)))
         };
         SignalState::measured(&self.newest).into_iter().map(effect).collect()

@@ -5,6 +5,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::bounded_string::StringField;
 use super::field::{Field, Group};
 use super::members::Members;
 use super::readings::{SignalSpec, WordSpec};
@@ -24,6 +25,8 @@ pub struct Task {
     pub question: String,
     /// What is decided.
     pub fields: Vec<Field>,
+    /// Short texts that the trunk writes beside the answer; of a text task.
+    pub strings: Vec<StringField>,
     /// How it is asked.
     pub door: Door,
 }
@@ -86,8 +89,33 @@ impl Task {
             Some(_) => fail!(Malformed, "task file: a text task has one field"),
             None => Door::Signal(signal_door(&file, &fields)?),
         };
-        Ok(Self { name: file.text("name")?.to_owned(), question: file.text("question")?.to_owned(), fields, door })
+        let strings = match file.has("strings") {
+            true if cfg!(feature = "strings") => file.list("strings", string)?,
+            true => fail!(Unsupported, "task file: strings: this build of the engine decides and writes none"),
+            false => Vec::new(),
+        };
+        if !strings.is_empty() && matches!(door, Door::Signal(_)) {
+            fail!(Malformed, "task file: strings: expected none in a task that reads signals");
+        }
+        for (i, string) in strings.iter().enumerate() {
+            let name = &string.name;
+            if fields.iter().any(|field| field.name == *name) || strings[..i].iter().any(|other| other.name == *name) {
+                fail!(Malformed, "task file: strings: expected names of their own, got {name:?} twice");
+            }
+        }
+        let (name, question) = (file.text("name")?.to_owned(), file.text("question")?.to_owned());
+        Ok(Self { name, question, fields, strings, door })
     }
+}
+
+fn string(item: &Members<'_>) -> Result<StringField> {
+    StringField {
+        name: item.text("name")?.to_owned(),
+        alphabet: item.text("alphabet")?.to_owned(),
+        max_bytes: item.size("max_bytes")?,
+        prompt: if item.has("prompt") { item.text("prompt")?.to_owned() } else { String::new() },
+    }
+    .check()
 }
 
 fn text_door(value: &Value) -> Result<TextDoor> {

@@ -6,8 +6,10 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::field::{Answer, Field, FieldPlan};
+use super::bounded_string::{GeneratedString, StringPlan};
+use super::field::{Answer, Field};
 use super::ngrams::{first_characters, is_space, NGramClassifier};
+use super::plan::FieldPlan;
 use super::task::{Door, Task, TextDoor};
 use super::{Files, Trunk};
 use crate::error::Result;
@@ -27,6 +29,7 @@ pub struct TextTask {
     pub field: Field,
     door: TextDoor,
     plan: FieldPlan,
+    strings: Vec<StringPlan>,
     trunk: Trunk,
     ngrams: Option<NGramClassifier>,
     /// `<bos>` and the marker.
@@ -46,6 +49,8 @@ pub struct TextDecision {
     pub tokens: usize,
     /// The text was longer.
     pub is_cut: bool,
+    /// What the trunk wrote for each string of the task; no part of the answer.
+    pub strings: Vec<(String, GeneratedString)>,
 }
 
 impl TextTask {
@@ -63,7 +68,12 @@ impl TextTask {
         if let Some(known) = ngrams.as_ref().map(NGramClassifier::num_choices).filter(|k| *k != field.choices.len()) {
             fail!(Malformed, "task {}: {} choices, the n-grams know {known}", task.name, field.choices.len());
         }
-        let needed = door.max_tokens.saturating_add(3 + plan.forced.len());
+        let strings: Vec<StringPlan> = match cfg!(feature = "strings") {
+            true => task.strings.iter().map(|field| StringPlan::of(field, trunk)).collect::<Result<_>>()?,
+            false => Vec::new(), // the task file was refused if it had any
+        };
+        let longest = strings.iter().map(StringPlan::longest).fold(plan.longest(), usize::max);
+        let needed = door.max_tokens.saturating_add(longest).saturating_add(3);
         if trunk.model.config.context < needed {
             fail!(Capacity, "task {}: needs a context of {needed}, the trunk has less", task.name);
         }
@@ -76,6 +86,7 @@ impl TextTask {
             field,
             door,
             plan,
+            strings,
             trunk: trunk.clone(),
             ngrams,
             start,
@@ -89,27 +100,37 @@ impl TextTask {
     /// `Shape`: nothing but white space.
     pub fn decide(&self, text: &str) -> Result<TextDecision> {
         let (tokens, is_cut) = self.tokens(text)?;
-        self.answer(text, tokens.len(), is_cut, || self.trunk_logits(&tokens))
+        if cfg!(not(feature = "strings")) || self.strings.is_empty() {
+            return self.answer(text, tokens.len(), is_cut, &mut || self.plan.logits(&mut self.asked(&tokens)?));
+        }
+        let mut asked = self.asked(&tokens)?;
+        let mut decision = self.answer(text, tokens.len(), is_cut, &mut || self.plan.logits(&mut asked))?;
+        let written = self.strings.iter().map(|plan| Ok((plan.name.clone(), plan.write(&asked)?)));
+        decision.strings = written.collect::<Result<_>>()?;
+        Ok(decision)
     }
 
     /// What a trunk elsewhere has to read: token ids (T), and those (K) whose logits behind the last one decide.
     ///
     /// # Errors
-    /// As `decide`.
+    /// As `decide`; `Unsupported` where the choices part at several places, or strings are written: a trunk elsewhere is
+    /// asked once.
     pub fn reads(&self, text: &str) -> Result<(Vec<u32>, &[u32])> {
-        Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice()].concat(), &self.plan.deciding))
+        let (forced, deciding) = self.one_token()?;
+        Ok(([&self.start, self.behind_start(&self.tokens(text)?.0).as_slice(), forced].concat(), deciding))
     }
 
     /// Answer the question of one text by the deciding logits (K) of a trunk elsewhere; see `reads`.
     ///
     /// # Errors
-    /// As `decide`; `Shape` too for another number of logits, or one that is not finite.
+    /// As `reads`; `Shape` too for another number of logits, or one that is not finite.
     pub fn decide_by(&self, text: &str, logits: &[f32]) -> Result<TextDecision> {
-        if logits.len() != self.plan.deciding.len() || logits.iter().any(|x| !x.is_finite()) {
-            fail!(Shape, "logits: expected {} finite numbers, got {}", self.plan.deciding.len(), logits.len());
+        let (_, deciding) = self.one_token()?;
+        if logits.len() != deciding.len() || logits.iter().any(|x| !x.is_finite()) {
+            fail!(Shape, "logits: expected {} finite numbers, got {}", deciding.len(), logits.len());
         }
         let (tokens, is_cut) = self.tokens(text)?;
-        self.answer(text, tokens.len(), is_cut, || Ok(logits.to_vec()))
+        self.answer(text, tokens.len(), is_cut, &mut || Ok(logits.to_vec()))
     }
 
     fn answer(
@@ -117,10 +138,10 @@ impl TextTask {
         text: &str,
         tokens: usize,
         is_cut: bool,
-        trunk: impl FnOnce() -> Result<Vec<f32>>,
+        trunk: &mut dyn FnMut() -> Result<Vec<f32>>,
     ) -> Result<TextDecision> {
         let logits = self.weighed(text, trunk)?;
-        Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut })
+        Ok(TextDecision { answer: self.field.answer(&logits, None)?, logits, tokens, is_cut, strings: Vec::new() })
     }
 
     /// What each piece of a text (a word, in a long text a run of words) does to one choice: the log-odds that the choice
@@ -140,7 +161,8 @@ impl TextTask {
             let (start, end) = (edge(i), edge(i + 1));
             let rest = [&words[..start], &words[end..]].concat().join(" ");
             let tokens = self.tokens(&rest)?.0;
-            let without = self.field.log_odds(&self.weighed(&rest, || self.trunk_logits(&tokens))?, choice);
+            let without =
+                self.field.log_odds(&self.weighed(&rest, &mut || self.plan.logits(&mut self.asked(&tokens)?))?, choice);
             Ok((words[start..end].join(" "), whole - without))
         };
         (0..count).map(piece).collect()
@@ -158,7 +180,7 @@ impl TextTask {
     }
 
     /// A path without weight is not asked.
-    fn weighed(&self, text: &str, trunk: impl FnOnce() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+    fn weighed(&self, text: &str, trunk: &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let mut sums = vec![0.0; self.field.choices.len()];
         let mut add = |weight: f32, logits: Vec<f32>| {
             for (sum, logit) in sums.iter_mut().zip(logits) {
@@ -174,13 +196,35 @@ impl TextTask {
         Ok(sums)
     }
 
-    fn behind_start(&self, tokens: &[u32]) -> Vec<u32> {
-        [tokens, &self.start[1..], &self.plan.forced].concat()
+    fn one_token(&self) -> Result<(&[u32], &[u32])> {
+        if !self.strings.is_empty() {
+            fail!(
+                Unsupported,
+                "task {}: writes strings, and a trunk elsewhere is asked once: ask the engine's own",
+                self.name
+            );
+        }
+        match self.plan.one_token() {
+            Some(found) => Ok(found),
+            None => fail!(
+                Unsupported,
+                "task {}: its choices part at {} places, and a trunk elsewhere is asked once: ask the engine's own, or give \
+                 each choice a token of its own",
+                self.name,
+                self.plan.num_branches()
+            ),
+        }
     }
 
-    fn trunk_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let inputs = self.behind_start(tokens);
-        self.prefix.fork().score(Inputs::Tokens(&inputs), &[inputs.len() as i64 - 1], Some(&self.plan.deciding))
+    fn behind_start(&self, tokens: &[u32]) -> Vec<u32> {
+        [tokens, &self.start[1..]].concat()
+    }
+
+    /// A session behind the whole question.
+    fn asked(&self, tokens: &[u32]) -> Result<Session> {
+        let mut asked = self.prefix.fork();
+        asked.append(Inputs::Tokens(&self.behind_start(tokens)))?;
+        Ok(asked)
     }
 }
 

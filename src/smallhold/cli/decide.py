@@ -73,6 +73,7 @@ def _of_text(args: argparse.Namespace, local: LocalTextTask) -> int:
     answer = decision.answers[local.field.name]
     strongest = sorted(local.effects(text, answer.choice), key=lambda item: -abs(item.effect))[:_MOST_EVIDENCE]
     evidence = [item for item in strongest if abs(item.effect) >= _LEAST_EFFECT]
+    strings = {name: asdict(item) for name, item in decision.strings.items()}
     if args.json:
         print_json(
             {
@@ -85,6 +86,7 @@ def _of_text(args: argparse.Namespace, local: LocalTextTask) -> int:
                 "is_cut": decision.is_cut,
                 "latency_ms": decision.latency_ms,
                 "evidence": [asdict(item) for item in evidence],
+                **({"strings": strings} if strings else {}),
             }
         )
     else:
@@ -96,6 +98,8 @@ def _of_text(args: argparse.Namespace, local: LocalTextTask) -> int:
             print(f"  not excluded: {', '.join(answer.prediction_set)}")
         for item in evidence:
             print(f"  {item.text!r} ({item.effect:+.2f} log-odds)")
+        for name, written in decision.strings.items():
+            print(f"{name}: {written.text!r} (written by the model, not checked{'' if written.has_ended else ', cut'})")
         if decision.is_cut:
             note(f"remark: the text is longer than the {decision.tokens} tokens that the trunk read")
         note("not a medical device")

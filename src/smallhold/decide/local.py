@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from smallhold.decide.bounded_string import StringField, StringPlan, plan_string
 from smallhold.decide.deletion import Trial
 from smallhold.decide.plan import Answer, Field, FieldPlan, answer_field, calibrate_logits, plan_field, validate_answer
 from smallhold.decide.signal import SignalState
 from smallhold.decide.signal_encoder import SignalEncoder
-from smallhold.decide.task import Task, choice_token
+from smallhold.decide.task import END_MARKS, Task, choice_token
 from smallhold.decide.text_task import LocalTextTask
 from smallhold.decide.trees import Trees
 from smallhold.decide.word_door import WordDoor, WordSession
@@ -172,12 +173,39 @@ class LocalBundle:
         return local
 
     def plan(self, task: Task, field: Field) -> FieldPlan:
-        """How a field is read: by one special token a choice, `<task:choice>`, or else by spelling the choices out."""
+        """How a field is read: by one special token a choice, `<task:choice>`, or else by spelling the choices out.
+
+        Raises:
+            RecipeError: see `plan_field`.
+        """
         found = {choice: self.tokenizer.token_to_id(choice_token(task.name, choice)) for choice in field.choices}
         special = {choice: [token] for choice, token in found.items() if token is not None}
         if len(special) == len(found):
             return plan_field(field, special.__getitem__)
-        return plan_field(field, lambda text: self.tokenizer.encode(text).ids)
+        return plan_field(field, self._spell, self._end_mark())
+
+    def string_plan(self, field: StringField) -> StringPlan:
+        """How a string is written.
+
+        Raises:
+            RecipeError: see `plan_string`.
+        """
+        special = set(self._special_tokens().values())
+        tokens = self.tokenizer.get_vocab(with_added_tokens=True)
+        vocabulary = {name: i for name, i in tokens.items() if i not in special and i < self.backend.vocab_size}
+        return plan_string(field, vocabulary, self._spell, self._end_mark())
+
+    def _spell(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _special_tokens(self) -> dict[str, int]:
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
+    def _end_mark(self) -> int | None:
+        marks = self._special_tokens()
+        return next((marks[mark] for mark in END_MARKS if mark in marks), None)
 
 
 class LocalTask:
@@ -193,7 +221,7 @@ class LocalTask:
             )
         self.plans: dict[str, FieldPlan] = {field.name: bundle.plan(task, field) for field in task.fields}
         # One position for the prefix; checked here, so that no session meets the end of the context half way.
-        needed = 1 + task.num_bins + max(len(plan.forced) for plan in self.plans.values())
+        needed = 1 + task.num_bins + max(plan.longest for plan in self.plans.values())
         if bundle.backend.context_length < needed:
             raise BackendError(
                 f"task {task.name}: {task.num_bins} bins need a context of {needed} positions, the trunk has "
@@ -243,7 +271,9 @@ class LocalTask:
         return WordDoor(self.task, self.plans, self.bundle.tokenizer.token_to_id)
 
     def logits(self, channels: FloatArray, static: FloatArray, bins: Sequence[int]) -> dict[str, FloatArray]:
-        """Deciding logits of a whole record at several bins, in one pass; for evaluation.
+        """Deciding logits of a whole record at several bins; for evaluation.
+
+        In one pass where one token decides each field, and bin by bin where that takes more.
 
         Args:
             channels: (T, C).
@@ -255,12 +285,8 @@ class LocalTask:
         """
         session = self.bundle.backend.session()
         inputs = np.concatenate([self.encoder.prefix(static), self.encoder.bins(channels[: max(bins)])])
-        out = {}
-        for name, plan in self.plans.items():
-            if plan.forced:
-                raise DecisionError(f"field {name}: choices with a common beginning are scored bin by bin only")
-            out[name] = session.score(inputs, list(bins), plan.deciding)  # row b: prefix at 0, bin b at b
-        return out
+        # Row b: prefix at 0, bin b at b.
+        return {name: plan.logits_along(session, inputs, list(bins)) for name, plan in self.plans.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +433,7 @@ class TaskSession:
         """
         local = self._local
         asked, plan = local.task.field(field), local.plans[field]
-        if plan.forced:
+        if not plan.is_direct:
             raise DecisionError(f"field {field}: choices with a common beginning cannot be explained by deletion yet")
         if not self.bins:
             raise DecisionError(f"task {local.task.name}: close a bin before asking for effects")
@@ -426,8 +452,7 @@ class TaskSession:
 
     def _answer(self, name: str) -> Answer:
         plan, field = self._local.plans[name], self._local.task.field(name)
-        logits = self._trunk.score(list(plan.forced), [plan.at], plan.deciding)[0]
-        return answer_field(field, logits, self._group(field))
+        return answer_field(field, plan.logits(self._trunk), self._group(field))
 
     def _group(self, field: Field) -> str | None:
         """Group of the field's promise that is in force now."""

@@ -1,8 +1,11 @@
-"""From a decision schema to a plan that a runtime can score in one pass.
+"""From a decision schema to a plan by which a runtime scores every choice.
 
-Every closed choice is spelled by the tokenizer. Tokens that all choices share at the start are forced: they are
-appended without being asked for. The first token in which the choices differ decides; its logits are read, and what
-would follow is forced again. Nothing is generated.
+Every closed choice is spelled by the tokenizer, and the spelled choices form a trie (Fredkin 1960,
+doi:10.1145/367390.367400). Where all choices below a node go on alike, the token is forced: it is read without being
+asked for. Where they part, the logits of what may follow are read once. Nothing is generated.
+
+Where choices part at one place, the logits there decide as they are. Where they part at several, a choice's logit is
+its log-probability among the choices: the sum, over the places on its path, of the log-softmax over what may follow.
 
 Probabilities are softmax(logits / temperature + bias) over the choices (Guo et al. 2017, arXiv:1706.04599, section
 4.2; with a bias: Alexandari et al. 2020, arXiv:1901.06852), or for two choices a line through knots. What follows from
@@ -13,16 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smallhold.decide.conformal import Conformal
+from smallhold.device.backends import Inputs, Session
 from smallhold.errors import DecisionError, RecipeError
+
+FloatArray = NDArray[np.float32]
 
 #: What `choose` gives where no choice is given.
 ABSTAINED = -1
+#: Places where the choices of a field may part: each may take a pass of the trunk at every decision.
+MOST_BRANCHES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,44 +96,186 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """A place where choices part.
+
+    Attributes:
+        path: (F,) tokens from the first of a choice to here, the same in all N choices that come by; may be empty.
+        tokens: (M,) what may follow, two and more, all different.
+        choices: (N,) places among the field's choices of those that come by, rising.
+        follows: (N,) place in `tokens` of what each of them goes on with.
+    """
+
+    path: tuple[int, ...]
+    tokens: tuple[int, ...]
+    choices: tuple[int, ...]
+    follows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FieldPlan:
     """How one field is read.
 
     Attributes:
-        forced: (F,) tokens appended first; empty when the choices differ at once.
-        deciding: (K,) one token a choice; their logits, after the forced tokens, decide.
+        passes: What is read at once: branches on one path, each before those that lie deeper. Together the passes hold
+            every branch of the trie once; the first branch of the first pass is the one that all choices come by.
     """
 
-    forced: tuple[int, ...]
-    deciding: tuple[int, ...]
+    passes: tuple[tuple[Branch, ...], ...]
 
     @property
-    def at(self) -> int:
-        """Index for `Session.score`: the last forced token, or the last appended position."""
-        return len(self.forced) - 1
+    def forced(self) -> tuple[int, ...]:
+        """(F,) tokens that all choices begin with; empty when the choices part at once."""
+        return self.passes[0][0].path
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that are read behind the question."""
+        return max(len(along[-1].path) for along in self.passes)
+
+    @property
+    def num_branches(self) -> int:
+        """Places where choices part."""
+        return sum(map(len, self.passes))
+
+    @property
+    def is_direct(self) -> bool:
+        """One token decides, and none is forced before it: the answer lies in the logits behind the question itself."""
+        return self.num_branches == 1 and not self.forced
+
+    @property
+    def deciding(self) -> tuple[int, ...]:
+        """(K,) one token a choice; their logits, behind `forced`, decide.
+
+        Raises:
+            RecipeError: one token does not decide.
+        """
+        if self.num_branches > 1:
+            raise RecipeError(
+                f"expected choices that part at one place, got {self.num_branches} places; give each choice a token of "
+                "its own, or another first letter"
+            )
+        return self.passes[0][0].tokens
+
+    def logits(self, session: Session) -> FloatArray:
+        """Deciding logits behind a question, one pass of the runtime a pass of the plan.
+
+        Args:
+            session: Behind the question, just appended; it stays as it is.
+
+        Returns:
+            (K,) in the order of the choices. Of one branch the raw logits; of several log-probabilities, so that
+            softmax gives each choice its probability among all of them.
+
+        Raises:
+            CapacityError: the context has no room for the longest path.
+        """
+        if self.num_branches == 1:
+            raw: FloatArray = session.score(list(self.forced), [len(self.forced) - 1], self.deciding)[0]
+            return raw
+        found = np.zeros(len(self.passes[0][0].choices))
+        for along in self.passes:
+            asked = [token for branch in along for token in branch.tokens]
+            scores = session.score(list(along[-1].path), [len(branch.path) - 1 for branch in along], asked)
+            start = 0
+            for row, branch in zip(scores.astype(np.float64), along, strict=True):
+                logits = row[start : start + len(branch.tokens)]
+                start += len(branch.tokens)
+                with np.errstate(invalid="ignore"):  # what is not finite is refused by `answer_field`
+                    found[list(branch.choices)] += (logits - np.logaddexp.reduce(logits))[list(branch.follows)]
+        return found.astype(np.float32)
+
+    def logits_along(self, session: Session, inputs: Inputs, at: Sequence[int]) -> FloatArray:
+        """Deciding logits behind several positions, as `logits` reads them one by one; for evaluation.
+
+        Args:
+            session: Stays as it is.
+            inputs: Positions to try behind it, (T,) tokens or (T, D) embeddings.
+            at: Indices into `inputs`.
+
+        Returns:
+            (len(at), K).
+        """
+        if self.is_direct:
+            return session.score(inputs, at, self.deciding)
+        trial, read = session.fork(), 0
+        found = {}
+        for index in sorted(set(at)):
+            trial.append(inputs[read : index + 1])
+            read = index + 1
+            found[index] = self.logits(trial)
+        return np.array([found[index] for index in at], dtype=np.float32)
 
 
-def plan_field(field: Field, spell: Callable[[str], Sequence[int]]) -> FieldPlan:
+def plan_field(field: Field, spell: Callable[[str], Sequence[int]], end: int | None = None) -> FieldPlan:
     """Compile a field.
 
     Args:
         field: The field.
         spell: Text to token ids.
+        end: The mark that ends a text. A choice that is the beginning of another ends by it.
 
     Raises:
-        RecipeError: two choices do not differ where the first difference lies, so that one token cannot decide.
+        RecipeError: two choices are spelled alike, one is the beginning of another and there is no end mark, or they
+            part at more than `MOST_BRANCHES` places.
     """
-    spelled = [tuple(spell(choice)) for choice in field.choices]
-    shared = 0
-    while all(len(ids) > shared for ids in spelled) and len({ids[shared] for ids in spelled}) == 1:
-        shared += 1
-    deciding = tuple(ids[shared] if len(ids) > shared else -1 for ids in spelled)
-    if len(set(deciding)) != len(deciding) or -1 in deciding:
+    spelled = _told_apart(field, [tuple(spell(choice)) for choice in field.choices], end)
+    passes: list[tuple[Branch, ...]] = []
+    along: list[Branch] = []
+    num_branches = 0
+    below = [(0, list(range(len(spelled))))]  # depth, and the choices that begin alike so far
+    while below:
+        depth, choices = below.pop()
+        going: dict[int, list[int]] = {}
+        for choice in choices:
+            going.setdefault(spelled[choice][depth], []).append(choice)
+        deeper = [(depth + 1, group) for group in going.values() if len(group) > 1]
+        below += reversed(deeper)
+        if len(going) == 1:
+            continue
+        num_branches += 1
+        if num_branches > MOST_BRANCHES:
+            raise RecipeError(
+                f"field {field.name}: expected choices that part at {MOST_BRANCHES} places at most, got more in "
+                f"{len(spelled)} choices; give each a token of its own, or ask in two steps"
+            )
+        place = {token: i for i, token in enumerate(going)}
+        follows = tuple(place[spelled[choice][depth]] for choice in choices)
+        along.append(Branch(spelled[choices[0]][:depth], tuple(going), tuple(choices), follows))
+        if not deeper:  # otherwise the next branch lies on the same path
+            passes.append(tuple(along))
+            along = []
+    return FieldPlan(tuple(passes))
+
+
+def _told_apart(field: Field, spelled: list[tuple[int, ...]], end: int | None) -> list[tuple[int, ...]]:
+    """The spelled choices with an end mark where one is the beginning of another: none is any longer."""
+    told = list(spelled)
+    for first, second in _beginnings(spelled):
+        one, other = field.choices[first], field.choices[second]
+        if spelled[first] == spelled[second]:
+            raise RecipeError(
+                f"field {field.name}: the tokenizer spells {one!r} and {other!r} alike; rename one of them"
+            )
+        if end is None:
+            raise RecipeError(
+                f"field {field.name}: the choice {one!r} is the beginning of {other!r}, and the tokenizer has no mark "
+                "by which it could end; rename one of them, or give each choice a token of its own"
+            )
+        told[first] = (*spelled[first], end)
+    for first, second in _beginnings(told):
         raise RecipeError(
-            f"field {field.name}: choices {list(field.choices)} cannot be told apart by one token; "
-            "give them different first letters or words"
+            f"field {field.name}: the choices {field.choices[first]!r} and {field.choices[second]!r} cannot be told "
+            "apart: the end mark is part of one; rename it"
         )
-    return FieldPlan(spelled[0][:shared], deciding)
+    return told
+
+
+def _beginnings(spelled: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
+    """Pairs of which the first is the beginning of the second."""
+    # Sorted, what begins another begins its next neighbour: whatever stands between them begins so too.
+    order = sorted(range(len(spelled)), key=spelled.__getitem__)
+    return [(a, b) for a, b in pairwise(order) if spelled[b][: len(spelled[a])] == spelled[a]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from dataclasses import field as dataclass_field
 from typing import Any
 
+from smallhold.decide.bounded_string import StringField
 from smallhold.decide.plan import Field
 from smallhold.decide.signal import SignalSpec
 from smallhold.decide.words import WordSpec
@@ -22,6 +23,19 @@ NO_SIGNAL = SignalSpec((), (), 60, ())
 
 #: Token that everything begins with that is given as tokens.
 BOS = "<bos>"
+
+#: Special tokens that end a text or a turn: ours, and those of widespread vocabularies.
+END_MARKS = (
+    "<eos>",
+    "</s>",
+    "\n</s>\n",
+    "<|endoftext|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+)
 
 
 def marker_of(task: str) -> str:
@@ -103,6 +117,7 @@ class Task:
         fields: Decision schema.
         condition: What the task watches for, as an alert names it.
         text: The text door; None when the task reads signals.
+        strings: Short texts that the trunk writes beside the answer, each under a name of its own; of a text task.
         signal: The signal door; `NO_SIGNAL` when the task reads text, and what follows is then left at its default.
         num_bins: Bins that the task answers for; the prefix comes before them.
         horizons: Bins at which the task is measured.
@@ -120,6 +135,7 @@ class Task:
     fields: tuple[Field, ...]
     condition: str
     text: TextDoor | None = None
+    strings: tuple[StringField, ...] = ()
     signal: SignalSpec = NO_SIGNAL
     num_bins: int = 0
     horizons: tuple[int, ...] = ()
@@ -154,10 +170,18 @@ class Task:
             raise RecipeError(
                 f"task {self.name}: horizons: expected integers in [1, {self.num_bins}], got {list(self.horizons)}"
             )
+        self._check_strings()
         if not self.fields or len({item.name for item in self.fields}) != len(self.fields):
             raise RecipeError(f"task {self.name}: expected one or more fields with different names")
         if self.word_fields and (self.words is None or _schema(self.word_fields) != _schema(self.fields)):
             raise RecipeError(f"task {self.name}: word_fields: expected `words`, and the choices of `fields` again")
+
+    def _check_strings(self) -> None:
+        if self.strings and self.text is None:
+            raise RecipeError(f"task {self.name}: strings: expected none in a task that reads signals")
+        names = [item.name for item in self.fields] + [item.name for item in self.strings]
+        if self.strings and len(set(names)) < len(names):
+            raise RecipeError(f"task {self.name}: strings: expected names of their own, got {names}")
 
     @property
     def fields_in_words(self) -> tuple[Field, ...]:
@@ -198,6 +222,10 @@ class Task:
             value["word_fields"] = [asdict(item) for item in self.word_fields]
         else:
             del value["word_fields"]
+        if self.strings:
+            value["strings"] = [asdict(item) for item in self.strings]
+        else:
+            del value["strings"]
         if self.text is None:
             del value["text"]
         else:
@@ -217,6 +245,8 @@ class Task:
             if value.pop("format") != FORMAT:
                 raise RecipeError(f"task file: expected format {FORMAT}")
             value["fields"] = _fields(value["fields"])
+            if "strings" in value:
+                value["strings"] = tuple(StringField(**item) for item in _tuple(value["strings"]))
             if "text" in value:
                 return cls(**{**value, "text": TextDoor(**value["text"])})
             if absent := [name for name in _SIGNAL_MEMBERS if name not in value]:

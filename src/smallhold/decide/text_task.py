@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from smallhold.decide.bounded_string import GeneratedString
 from smallhold.decide.ngrams import MOST_CHARACTERS, NGramClassifier
 from smallhold.decide.plan import Answer, answer_field, validate_answer
 from smallhold.decide.task import BOS, Task, TextDoor
+from smallhold.device.backends import Session
 from smallhold.errors import BackendError, InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class TextDecision:
         is_cut: The text was longer: the rest had no part, or only a part by its n-grams.
         answers: Field name to answer.
         latency_ms: Wall time from the text to the answer.
+        strings: Name of a string of the task to what the trunk wrote; no part of the answer.
     """
 
     task: str
@@ -47,6 +50,7 @@ class TextDecision:
     is_cut: bool
     answers: dict[str, Answer]
     latency_ms: float
+    strings: dict[str, GeneratedString] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ class LocalTextTask:
                     f"{len(self.ngrams.bias)}"
                 )
         self._marker = self._token(self.door.marker)
-        needed = 3 + self.door.max_tokens + len(self.plan.forced)
+        self.strings = {item.name: bundle.string_plan(item) for item in task.strings}
+        longest = max([self.plan.longest, *(plan.longest for plan in self.strings.values())])
+        needed = 3 + self.door.max_tokens + longest
         if bundle.backend.context_length < needed:
             raise BackendError(
                 f"task {task.name}: {self.door.max_tokens} tokens of text need a context of {needed} positions, the "
@@ -101,12 +107,12 @@ class LocalTextTask:
         begun = time.perf_counter()
         _require_text(text)
         tokens, is_cut = self._tokens(text)
-        logits = self._weighed(text, tokens)
-        answer = answer_field(self.field, logits)
+        asked = self._asked(tokens) if self.door.trunk_weight or self.strings else None
+        answer = answer_field(self.field, self._weighed(text, asked))
         validate_answer(self.field, answer.probabilities, answer.choice)
-        return TextDecision(
-            self.task.name, len(tokens), is_cut, {self.field.name: answer}, (time.perf_counter() - begun) * 1e3
-        )
+        strings = {} if asked is None else {name: plan.write(asked) for name, plan in self.strings.items()}
+        latency_ms = (time.perf_counter() - begun) * 1e3
+        return TextDecision(self.task.name, len(tokens), is_cut, {self.field.name: answer}, latency_ms, strings)
 
     def logits(self, texts: Sequence[str], part: Part = "both") -> FloatArray:
         """Deciding logits of many texts; for evaluation.
@@ -129,9 +135,9 @@ class LocalTextTask:
             if part == "ngrams":
                 rows.append(self._by_ngrams(text))
             elif part == "trunk":
-                rows.append(self._by_trunk(self._tokens(text)[0]))
+                rows.append(self.plan.logits(self._asked(self._tokens(text)[0])))
             else:
-                rows.append(self._weighed(text, self._tokens(text)[0]))
+                rows.append(self._weighed(text, self._asked(self._tokens(text)[0]) if self.door.trunk_weight else None))
         return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.field.choices))
 
     def weigh(self, trunk: FloatArray, ngrams: FloatArray) -> FloatArray:
@@ -181,19 +187,19 @@ class LocalTextTask:
             for (start, end), without in zip(pairwise(edges), odds[1:], strict=True)
         ]
 
-    def _weighed(self, text: str, tokens: list[int]) -> FloatArray:
+    def _weighed(self, text: str, asked: Session | None) -> FloatArray:
         # A path without weight is not asked.
         silent = np.zeros(len(self.field.choices), dtype=np.float32)
         return self.weigh(
-            self._by_trunk(tokens) if self.door.trunk_weight else silent,
+            self.plan.logits(asked) if asked is not None and self.door.trunk_weight else silent,
             self._by_ngrams(text) if self.door.ngram_weight else silent,
         )
 
-    def _by_trunk(self, tokens: list[int]) -> FloatArray:
-        """(K,) after <bos>, marker, text, marker and whatever all choices begin with."""
-        inputs = [*tokens, self._marker, *self.plan.forced]
-        logits: FloatArray = self._prefix.fork().score(inputs, [len(inputs) - 1], self.plan.deciding)[0]
-        return logits
+    def _asked(self, tokens: list[int]) -> Session:
+        """A session behind <bos>, marker, text and marker."""
+        asked = self._prefix.fork()
+        asked.append([*tokens, self._marker])
+        return asked
 
     def _by_ngrams(self, text: str) -> FloatArray:
         if self.ngrams is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,7 @@ class WordDoor:
         static: FloatArray,
         bins: Sequence[int],
     ) -> dict[str, FloatArray]:
-        """Deciding logits of a whole record, in one pass; for evaluation.
+        """Deciding logits of a whole record; for evaluation.
 
         Args:
             session: A new session of the trunk.
@@ -77,10 +76,8 @@ class WordDoor:
                 break
             ids += self.spell(card)
             at[end] = len(ids) - 1
-        asked = [row for plan in self.plans.values() for row in plan.deciding]
-        scores = session.score(ids, [at[end] for end in bins], asked)
-        places = np.cumsum([0, *(len(plan.deciding) for plan in self.plans.values())])
-        return {name: scores[:, start:end] for name, (start, end) in zip(self.plans, pairwise(places), strict=True)}
+        places = [at[end] for end in bins]
+        return {name: plan.logits_along(session, ids, places) for name, plan in self.plans.items()}
 
 
 class WordSession:
@@ -127,9 +124,8 @@ class WordSession:
         answers = {}
         for field in self._door.task.fields_in_words:
             plan = self._door.plans[field.name]
-            logits = self._trunk.score(list(plan.forced), [plan.at], plan.deciding)[0]
             group = None if field.conformal is None else field.conformal.group_at(self._card_end)
-            answer = answer_field(field, logits, group)
+            answer = answer_field(field, plan.logits(self._trunk), group)
             validate_answer(field, answer.probabilities, answer.choice, group)
             answers[field.name] = answer
         return answers

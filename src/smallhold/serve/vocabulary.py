@@ -9,22 +9,11 @@ from llguidance import LLTokenizer
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from smallhold.decide.task import END_MARKS
 from smallhold.errors import BackendError
 
 #: Marks put before a text when the tokenizer's own post-processor adds none: ours, and those of Llama's vocabularies.
 BEGIN_MARKS = ("<bos>", "<s>", "\n<s>\n")
-#: Special tokens that end an answer. A vocabulary may have several: one ends a text, another a turn.
-END_MARKS = (
-    "<eos>",
-    "</s>",
-    "\n</s>\n",
-    "<|endoftext|>",
-    "<|end|>",
-    "<|end_of_text|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<end_of_turn>",
-)
 
 
 class Vocabulary:
@@ -45,6 +34,7 @@ class Vocabulary:
             self._added = self._literal.get_added_tokens_decoder()
             marks = {token.content: number for number, token in self._added.items() if token.special}
             named = self._literal.token_to_id(end_mark)
+            # A vocabulary may have several: one ends a text, another a turn.
             self.ends = frozenset(
                 [marks[mark] for mark in END_MARKS if mark in marks] + ([] if named is None else [named])
             )

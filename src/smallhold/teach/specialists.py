@@ -226,7 +226,7 @@ class _Lesson:
         )
         task = make_specialist_task(self.asked_of, begin.task.signal)
         plan = begin.bundle.plan(task, task.fields[0])
-        if plan.forced:
+        if not plan.is_direct:
             raise RecipeError(f"specialist {name}: the vocabulary spells `no` and `yes` with a common beginning")
         steps = self.choice.training.num_steps(len(rows))
         result = train(
