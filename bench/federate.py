@@ -187,6 +187,8 @@ def _through_loopback() -> int | None:
     return int(counters["lo"].bytes_sent) if set(counters) == {"lo"} else None
 
 
+#: Losses that differ by less than this share are equal.
+EQUAL = 0.01
 #: How an update may travel, beside float32.
 UPLOADS = {
     "float32": UploadChoice(),
@@ -231,7 +233,10 @@ def measure_upload(*, stays: int = 96, rounds: int = 4, held_out: int = 300) -> 
         }
         exact = found["upload_float32"]["loss"]
         found[f"upload_{name}"]["loss_vs_float32"] = round(found[f"upload_{name}"]["loss"] / exact - 1, 5)
-    return found
+    # The smallest upload that ends at the same loss: one that ends lower after so few rounds is another model.
+    equal = [found[f"upload_{name}"] for name in UPLOADS if abs(found[f"upload_{name}"]["loss_vs_float32"]) <= EQUAL]
+    least = min(equal, key=lambda way: way["bytes"])
+    return found | {"upload_vs_full": least["vs_full"], "upload_vs_lora": least["vs_lora"]}
 
 
 def _log_loss(model: LocalModel, vector: Vector, rows: Rows) -> float:
