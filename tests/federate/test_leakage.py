@@ -8,7 +8,7 @@ import pytest
 
 from smallhold.cli.main import main
 from smallhold.errors import FederationError, InputError
-from smallhold.federate import tasks
+from smallhold.federate import record_privacy, tasks
 from smallhold.federate.consent import ConsentList
 from smallhold.federate.job import read_job
 from smallhold.federate.leakage import audit_run
@@ -89,6 +89,15 @@ def test_a_job_that_keeps_its_promise_is_not_accused(carry_out, capsys):
     assert main(["privacy", "audit", str(path), "--run", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bound"]["claimed"] == 2.0 and told["claimed_by"].startswith("the job's budget")
+
+
+def test_a_job_that_forgets_its_noise_is_accused(carry_out, capsys, monkeypatch):
+    monkeypatch.setattr(record_privacy, "add_gaussian_noise", lambda total, **_: total)
+    job = JOB.replace("rounds = 2", "rounds = 6").replace("0.02", "2.0")
+    path, out = carry_out(job + PROMISE.replace("noise_multiplier = 1.5", "noise_multiplier = 4.0"), "forgot")
+    assert main(["privacy", "audit", str(path), "--run", str(out), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["bound"]["epsilon"] > 1.5 > told["bound"]["claimed"] > 0 and told["claimed_by"] == "the sites' ledgers"
 
 
 def test_whoever_withdrew_and_whoever_shares_a_group_is_no_member(carry_out):
