@@ -1,23 +1,27 @@
 //! AVX2 with FMA and F16C: x86 processors since 2013 (Intel) and 2015 (AMD).
 //!
+//! Quantized weights are brought into panels of 8 rows when a model is loaded, one row a lane: integers of a group are
+//! summed across its columns without leaving the lane, exactly, and turned into a number once a group. Groups are added in
+//! order with the very steps of `scalar`: the bits are the twin's.
+//!
 //! # Safety
 //! Every `unsafe` function here needs what `is_available` asks for; the table is handed out behind that question alone.
 //! Pointers come from slices whose lengths the callers have checked with the arithmetic beside them.
 
 use core::arch::x86_64::*;
 
-use super::{scalar, Kernels, Rounded, Weights, GROUP};
+use super::{scalar, Arrange, Kernels, Rounded, Weights, GROUP};
 use crate::gguf::Encoding;
 
 /// The family; only for processors where `is_available`.
 pub static KERNELS: Kernels = Kernels {
     name: "avx2",
-    arrange: None,
+    arrange: Some(Arrange { rows: PANEL, fill: arrange }),
     round: |rows, columns, out| unsafe { round(rows, columns, out) },
     multiply_rounded: |weights, rows, out| unsafe {
         match weights.encoding {
-            Encoding::Q8_0 => multiply_blocks::<Q8>(weights, rows, out),
-            _ => multiply_blocks::<Q4>(weights, rows, out),
+            Encoding::Q8_0 => multiply_panels::<Q8>(weights, rows, out),
+            _ => multiply_panels::<Q4>(weights, rows, out),
         }
     },
     multiply: |weights, rows, out| unsafe {
@@ -68,11 +72,33 @@ unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
     }
 }
 
-/// A block of 32 quantized weights.
+/// Rows of a panel: lanes of a vector of 32-bit numbers.
+const PANEL: usize = 8;
+
+/// Bring a matrix into panels; rows that the last one lacks are those of the row before. A panel holds, group by group,
+/// the integers of its rows and then their 8 steps; integers lie there four bytes of every row side by side.
+fn arrange(weights: Weights<'_>, out: &mut [u8]) {
+    let (stride, rows, block) = (weights.row_bytes(), weights.rows(), weights.encoding.block().1);
+    for (p, panel) in out.chunks_exact_mut(PANEL * stride).take(rows.div_ceil(PANEL)).enumerate() {
+        for r in 0..PANEL {
+            let start = (p * PANEL + r).min(rows - 1) * stride;
+            let row = weights.bytes[start..start + stride].chunks_exact(block);
+            for (to, from) in panel.chunks_exact_mut(PANEL * block).zip(row) {
+                let (integers, steps) = to.split_at_mut(PANEL * (block - 2));
+                steps[2 * r..2 * r + 2].copy_from_slice(&from[..2]);
+                for (fours, four) in integers.chunks_exact_mut(4 * PANEL).zip(from[2..].chunks_exact(4)) {
+                    fours[4 * r..4 * r + 4].copy_from_slice(four);
+                }
+            }
+        }
+    }
+}
+
+/// A group of a panel: 8 rows by 32 quantized weights.
 trait Block {
     const BYTES: usize;
-    /// Step and integers of the block at a pointer to `BYTES` readable bytes.
-    unsafe fn load(at: *const u8) -> (f32, __m256i);
+    /// Integers of columns 4i .. 4i + 4, of every row; `at` has PANEL * BYTES readable bytes.
+    unsafe fn integers(at: *const u8, i: usize) -> __m256i;
 }
 
 struct Q8;
@@ -82,9 +108,9 @@ impl Block for Q8 {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> (f32, __m256i) {
-        // SAFETY: 34 bytes lie there.
-        unsafe { (step(at), _mm256_loadu_si256(at.add(2).cast())) }
+    unsafe fn integers(at: *const u8, i: usize) -> __m256i {
+        // SAFETY: i < 8, and eight vectors lie there.
+        unsafe { _mm256_loadu_si256(at.add(32 * i).cast()) }
     }
 }
 
@@ -92,96 +118,90 @@ impl Block for Q4 {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> (f32, __m256i) {
-        // SAFETY: 18 bytes lie there.
+    unsafe fn integers(at: *const u8, i: usize) -> __m256i {
+        // SAFETY: i % 4 < 4, and four vectors lie there; columns 16 on stand in the upper halves of the bytes.
         unsafe {
-            let pairs = _mm_loadu_si128(at.add(2).cast());
-            let both = _mm256_set_m128i(_mm_srli_epi16(pairs, 4), pairs);
-            let steps = _mm256_and_si256(both, _mm256_set1_epi8(15));
-            (step(at), _mm256_sub_epi8(steps, _mm256_set1_epi8(8)))
+            let pairs = _mm256_loadu_si256(at.add(32 * (i % 4)).cast());
+            let half = if i < 4 { pairs } else { _mm256_srli_epi16(pairs, 4) };
+            _mm256_sub_epi8(_mm256_and_si256(half, _mm256_set1_epi8(15)), _mm256_set1_epi8(8))
         }
     }
 }
 
-#[inline(always)]
-unsafe fn step(at: *const u8) -> f32 {
-    // SAFETY: two bytes lie there.
-    unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(at.cast::<u16>().read_unaligned())))) }
-}
-
-/// Tiles of 2 rows of weights by 4 rows of activations, then what is left.
+/// Products of all rows of weights with all rows of activations, panel by panel.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
+unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     let (columns, groups, rows) = (weights.columns, weights.columns / GROUP, weights.rows());
-    let count = x.values.len() / columns;
-    assert!(out.len() >= count * rows && x.steps.len() >= count * groups && weights.row_bytes() == groups * B::BYTES);
-    let mut o = 0;
-    while o < rows {
-        let high = (rows - o).min(2);
+    let (panel_bytes, count) = (PANEL * groups * B::BYTES, x.values.len() / columns);
+    assert!(out.len() >= count * rows && x.steps.len() >= count * groups);
+    assert!(weights.bytes.len() >= rows.div_ceil(PANEL) * panel_bytes);
+    for o in (0..rows).step_by(PANEL) {
+        let lanes = (rows - o).min(PANEL);
         let mut t = 0;
         while t < count {
-            let wide = (count - t).min(4);
-            // SAFETY: rows o .. o + high of the weights and t .. t + wide of the activations exist: see the assertion.
+            // SAFETY: the panel exists, so do rows t .. t + T of the activations, and room for `lanes` products of each.
             unsafe {
-                let w = weights.bytes.as_ptr().add(o * groups * B::BYTES);
+                let panel = weights.bytes.as_ptr().add(o / PANEL * panel_bytes);
                 let (values, steps) = (x.values.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
                 let to = out.as_mut_ptr().add(t * rows + o);
-                match (high, wide) {
-                    (2, 4) => tile::<B, 2, 4>(w, values, steps, groups, to, rows),
-                    (2, 3) => tile::<B, 2, 3>(w, values, steps, groups, to, rows),
-                    (2, 2) => tile::<B, 2, 2>(w, values, steps, groups, to, rows),
-                    (2, _) => tile::<B, 2, 1>(w, values, steps, groups, to, rows),
-                    (_, 4) => tile::<B, 1, 4>(w, values, steps, groups, to, rows),
-                    (_, 3) => tile::<B, 1, 3>(w, values, steps, groups, to, rows),
-                    (_, 2) => tile::<B, 1, 2>(w, values, steps, groups, to, rows),
-                    _ => tile::<B, 1, 1>(w, values, steps, groups, to, rows),
+                t += match count - t {
+                    4.. => tile::<B, 4>(panel, values, steps, groups, to, rows, lanes),
+                    2.. => tile::<B, 2>(panel, values, steps, groups, to, rows, lanes),
+                    _ => tile::<B, 1>(panel, values, steps, groups, to, rows, lanes),
                 }
             }
-            t += wide;
         }
-        o += high;
     }
 }
 
-/// Products of R rows of weights with T rows of activations, every sum in the same order whatever R and T are.
+/// Products of a panel with T rows of activations, of which the first `lanes` are written; gives T.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<B: Block, const R: usize, const T: usize>(
-    weights: *const u8,
+unsafe fn tile<B: Block, const T: usize>(
+    panel: *const u8,
     values: *const i8,
     steps: *const f32,
     groups: usize,
     out: *mut f32,
     stride: usize,
-) {
+    lanes: usize,
+) -> usize {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = [[_mm256_setzero_ps(); T]; R];
-    // SAFETY: the caller has R rows of `groups` blocks, T rows of activations, and room for R x T products.
+    let mut totals = [_mm256_setzero_ps(); T];
+    // SAFETY: the caller has `groups` groups of a panel, T rows of activations, and room for T x lanes products.
     unsafe {
         for g in 0..groups {
-            let mut x = [_mm256_setzero_si256(); T];
-            for (t, slot) in x.iter_mut().enumerate() {
-                *slot = _mm256_loadu_si256(values.add((t * groups + g) * GROUP).cast());
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let (step, w) = B::load(weights.add((r * groups + g) * B::BYTES));
+            let at = panel.add(g * PANEL * B::BYTES);
+            let mut dots = [_mm256_setzero_si256(); T];
+            for i in 0..GROUP / 4 {
+                let w = B::integers(at, i);
                 let size = _mm256_abs_epi8(w);
-                for (t, sum) in sums.iter_mut().enumerate() {
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    let four = values.add((t * groups + g) * GROUP + 4 * i).cast::<i32>().read_unaligned();
                     // Bytes times bytes need one side without signs: |w| times x with the sign of w. 127 * 127 * 2
                     // fits 16 bits; -128 does not occur in either.
-                    let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x[t], w));
-                    let quads = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-                    let scale = _mm256_set1_ps(step * *steps.add(t * groups + g));
-                    *sum = _mm256_fmadd_ps(quads, scale, *sum);
+                    let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(_mm256_set1_epi32(four), w));
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
                 }
             }
+            let w_steps = _mm256_cvtph_ps(_mm_loadu_si128(at.add(PANEL * (B::BYTES - 2)).cast()));
+            for (t, total) in totals.iter_mut().enumerate() {
+                let step = _mm256_mul_ps(w_steps, _mm256_set1_ps(*steps.add(t * groups + g)));
+                *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t]), step));
+            }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (t, sum) in sums.iter().enumerate() {
-                *out.add(t * stride + r) = total(*sum);
+        for (t, total) in totals.iter().enumerate() {
+            let to = out.add(t * stride);
+            if lanes == PANEL {
+                _mm256_storeu_ps(to, *total);
+            } else {
+                let mut all = [0.0; PANEL];
+                _mm256_storeu_ps(all.as_mut_ptr(), *total);
+                core::ptr::copy_nonoverlapping(all.as_ptr(), to, lanes);
             }
         }
     }
+    T
 }
 
 /// Eight weights as numbers.
