@@ -146,6 +146,17 @@ def test_sites_that_are_killed_between_turns_answer_as_before(encrypted):
     assert [entry.kind for entry in server._journal.entries].count("turn_failed") == 0
 
 
+def test_a_site_keeps_the_answers_of_one_attempt_in_memory(encrypted):
+    server, sites = encrypted.server(), encrypted.sites()
+    run_in_process(server, sites, progress=silent)
+    assert server.round == 2 and {name: len(site._secure._answers) for name, site in sites.items()} == {
+        "east": 1,
+        "north": 3,
+        "south": 1,
+        "west": 1,
+    }
+
+
 def test_without_the_key_holder_the_sum_waits_and_nothing_is_repeated(encrypted):
     server, sites = encrypted.server(), encrypted.sites()
     carry_to(server, sites, "open")

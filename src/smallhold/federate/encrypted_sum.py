@@ -22,8 +22,8 @@ from typing import ClassVar
 import numpy as np
 
 from smallhold.device.durable_file import write_durably
-from smallhold.errors import EncryptionError, FederationError, SecureSumError, UpdateRefused
-from smallhold.federate.job import FederatedJob, draw_cohort
+from smallhold.errors import EncryptionError, SecureSumError, UpdateRefused
+from smallhold.federate.job import FederatedJob
 from smallhold.federate.layout import Layout
 from smallhold.federate.members import Members
 from smallhold.federate.messages import SecureRequest
@@ -177,8 +177,9 @@ class EncryptedSite(SecureSite):
         self._holder = job.upload.key_holder
 
     def _attend(self, asked: SecureRequest) -> None:
-        if self._name not in draw_cohort(self._job, asked.round):
-            raise FederationError(f"site {self._name}: not in the cohort of round {asked.round}")
+        """Join an attempt in whichever turn: nothing of it lives in this process alone."""
+        if self._session != (asked.round, asked.attempt, asked.base):
+            self._join(asked)
 
     def _answer(self, asked: SecureRequest) -> bytes:
         if asked.turn not in _KINDS or (asked.turn != "input" and self._name != self._holder):

@@ -86,12 +86,16 @@ class SecureSite:
                 f"site {self._name}: has no part in round {asked.round}, attempt {asked.attempt}: it was started later"
             )
 
-    def _begin(self, asked: SecureRequest) -> None:
+    def _join(self, asked: SecureRequest) -> None:
+        """Take part in an attempt; answers of the one before are not asked for again."""
         if self._name not in draw_cohort(self._job, asked.round):
             raise FederationError(f"site {self._name}: not in the cohort of round {asked.round}")
+        self._session, self._answers = (asked.round, asked.attempt, asked.base), {}
+
+    def _begin(self, asked: SecureRequest) -> None:
+        self._join(asked)
         config = sum_config(self._job, self._layout.size, self._members, asked.round, asked.base, asked.attempt)
         self._sum = SecureSumSite(config, site=self._name, key=self._members.key)
-        self._session, self._answers = (asked.round, asked.attempt, asked.base), {}
 
     def _answer(self, asked: SecureRequest) -> bytes:
         match asked.turn:
