@@ -6,11 +6,15 @@ import argparse
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from smallhold.cli.options import home_of
 from smallhold.cli.output import ProgressBar, next_commands, note, print_json
 from smallhold.device.home import Home
 from smallhold.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from smallhold.device.manifest import Manifest
 
 EXAMPLE = "smallhold bundle build runs/icu-risk --out icu-risk.bundle"
 
@@ -242,12 +246,7 @@ def _build(args: argparse.Namespace, home: Home) -> int:
     finally:
         progress.close()
     report = {
-        "bundle": str(args.out),
-        "name": manifest.name,
-        "version": manifest.version,
-        "digest": manifest.digest,
-        "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "is_signed": not args.unsigned,
+        **_built(args, manifest),
         "tasks": {
             name: {
                 "temperature": item.task.fields[0].temperature,
@@ -296,12 +295,7 @@ def _build_specialists(args: argparse.Namespace, home: Home) -> int:
     finally:
         progress.close()
     report = {
-        "bundle": str(args.out),
-        "name": manifest.name,
-        "version": manifest.version,
-        "digest": manifest.digest,
-        "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "is_signed": not args.unsigned,
+        **_built(args, manifest),
         "tasks": {name: {"coverage": item.coverage, "error": item.error} for name, item in fitted.items()},
         "gates": {name: {"speaks": gate.speaks, "verdict": gate.sentence} for name, gate in gates.items()},
     }
@@ -315,6 +309,18 @@ def _build_specialists(args: argparse.Namespace, home: Home) -> int:
                 print(f"  {line}")
     next_commands(f"smallhold evaluate {args.out} --specialists")
     return 0
+
+
+def _built(args: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
+    """What is told of every bundle that was built."""
+    return {
+        "bundle": str(args.out),
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "is_signed": not args.unsigned,
+    }
 
 
 def _checkpoint(folder: Path, *, bits: int | None, is_fp32: bool) -> tuple[Path, str]:
