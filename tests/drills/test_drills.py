@@ -18,7 +18,7 @@ from tests.assist.sources.broker import Broker, free_port
 
 from smallhold.device.journal_verify import verify
 
-from .ward import BAD, BEDS, Monitor, WardProcess, until
+from .ward import BAD, BEDS, Monitor, WardProcess, until, wait_until_up
 
 Told = Callable[[str, Any], None]
 NUM_KILLS = 5
@@ -40,10 +40,6 @@ def ward(tmp_path: Path, broker: Broker) -> Iterator[WardProcess]:
     process = WardProcess(tmp_path / "ward", url_of(broker))
     yield process
     process.kill()
-
-
-def is_up(ward: WardProcess) -> bool:
-    return ward.journal.exists() and any(kind == "ward-start" for kind, _ in ward.entries())
 
 
 def alarms_again(ward: WardProcess, monitor: Monitor, bed: str) -> float:
@@ -77,7 +73,7 @@ def check_record(ward: WardProcess, acknowledged: list[str]) -> dict[str, int]:
 def test_kill_of_the_ward_at_random_moments(ward: WardProcess, broker: Broker, record_property: Told) -> None:
     rng = random.Random(7)
     ward.start()
-    until(lambda: is_up(ward), 60, what="the ward's start")
+    wait_until_up(ward, url_of(broker))
     monitor = Monitor(url_of(broker))
     monitor.begin()
     for _ in range(NUM_KILLS):
@@ -92,7 +88,7 @@ def test_kill_of_the_ward_at_random_moments(ward: WardProcess, broker: Broker, r
 
 def test_a_full_disk(ward: WardProcess, broker: Broker, record_property: Told) -> None:
     ward.start(most_file_bytes=300_000)
-    until(lambda: is_up(ward), 60, what="the ward's start")
+    wait_until_up(ward, url_of(broker))
     monitor = Monitor(url_of(broker))
     monitor.begin()
     until(lambda: ward.has_said("journal-unavailable|journal cannot be written"), 60, what="the technical alarm")
@@ -113,7 +109,7 @@ def test_a_full_disk(ward: WardProcess, broker: Broker, record_property: Told) -
 
 def test_a_broker_that_restarts(ward: WardProcess, broker: Broker, record_property: Told) -> None:
     ward.start()
-    until(lambda: is_up(ward), 60, what="the ward's start")
+    wait_until_up(ward, url_of(broker))
     monitor = Monitor(url_of(broker))
     monitor.begin()
     for _ in range(3):
@@ -165,7 +161,7 @@ def test_a_network_that_is_cut(tmp_path: Path, broker: Broker, record_property: 
     ward = WardProcess(tmp_path / "ward", f"mqtt://127.0.0.1:{cable.port}", options=("--lost-after", "3"))
     try:
         ward.start()
-        until(lambda: is_up(ward), 60, what="the ward's start")
+        wait_until_up(ward, url_of(broker))
         monitor = Monitor(url_of(broker))
         monitor.begin()
         until(lambda: len(ward.recorded_ids()) > 20, what="readings")
@@ -193,7 +189,7 @@ def test_a_model_that_is_corrupt(tmp_path: Path, broker: Broker, record_property
     ward = WardProcess(tmp_path / "ward", url_of(broker), bundle=bundle)
     try:
         ward.start()
-        until(lambda: is_up(ward), 60, what="the ward's start")
+        wait_until_up(ward, url_of(broker))
         assert ward.has_said("the bundle is refused")
         monitor = Monitor(url_of(broker))
         monitor.send(BEDS[0], BAD)
@@ -207,7 +203,7 @@ def test_a_model_that_is_corrupt(tmp_path: Path, broker: Broker, record_property
 
 def test_a_second_ward_on_the_same_home(ward: WardProcess, tmp_path: Path, broker: Broker) -> None:
     ward.start()
-    until(lambda: is_up(ward), 60, what="the ward's start")
+    wait_until_up(ward, url_of(broker))
     second = WardProcess(tmp_path / "ward", url_of(broker))
     second.start()
     until(lambda: second.has_said("error"), 60, what="the refusal")

@@ -111,7 +111,7 @@ class WardProcess:
 class Monitor:
     """Sends readings of the five beds with quality of service 1, and knows which of them the broker took."""
 
-    def __init__(self, url: str, *, every_seconds: float = 0.02) -> None:
+    def __init__(self, url: str, *, name: str = "m", every_seconds: float = 0.02) -> None:
         from smallhold.assist.sources.address import Credentials, parse_address
         from smallhold.assist.sources.mqtt import make_client
 
@@ -127,6 +127,7 @@ class Monitor:
         self.client.connect(address.host, address.port)
         self.client.loop_start()
         self._sent: dict[int, str] = {}  # number of the message to identifier of the reading
+        self._name = name
         self._every = every_seconds
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -135,7 +136,7 @@ class Monitor:
     def send(self, patient: str, values: dict[str, tuple[float, str]]) -> None:
         for code, (value, unit) in values.items():
             self._number += 1
-            identifier = f"m{self._number}"
+            identifier = f"{self._name}{self._number}"
             body = {"id": identifier, "value": value + self._number % 3, "unit": unit, "t": time.time_ns() // 1_000_000}
             # Without a connection it is queued, and sent when there is one.
             told = self.client.publish(f"smallhold/icu/{patient}/{code}", json.dumps(body), qos=1)
@@ -160,6 +161,17 @@ class Monitor:
         self.client.disconnect()
         self.client.loop_stop()
         return [self._sent[mid] for mid in sorted(self._published)]
+
+
+def wait_until_up(ward: WardProcess, url: str) -> None:
+    """A ward writes that it starts and subscribes in no set order; what comes before its first subscription no broker
+    keeps for it. So readings of a monitor of its own are sent until one is on record.
+    """
+    until(lambda: ward.journal.exists() and any(kind == "ward-start" for kind, _ in ward.entries()), 60, what="a start")
+    probe = Monitor(url, name="probe", every_seconds=0.2)
+    probe.begin()
+    until(lambda: bool(ward.recorded_ids()), what="a reading on record")
+    probe.end()
 
 
 def until(holds: Callable[[], bool], seconds: float = 30.0, *, what: str = "") -> float:
