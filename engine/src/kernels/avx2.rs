@@ -51,6 +51,9 @@ unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
     out.values.resize(groups * GROUP, 0);
     out.steps.clear();
     out.steps.resize(groups, 0.0);
+    out.sums.clear();
+    out.sums.resize(groups, 0);
+    let ones = _mm256_set1_epi8(1);
     let sign = _mm256_set1_ps(-0.0);
     // The four packs below leave the eight quarters of a group out of order; this puts them back.
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -68,6 +71,7 @@ unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
             let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
             let ordered = _mm256_permutevar8x32_epi32(packed, order);
             _mm256_storeu_si256(out.values.as_mut_ptr().add(g * GROUP).cast(), ordered);
+            *out.sums.get_unchecked_mut(g) = integer_total(_mm256_maddubs_epi16(ones, ordered));
         }
     }
 }
@@ -94,11 +98,12 @@ fn arrange(weights: Weights<'_>, out: &mut [u8]) {
     }
 }
 
-/// A group of a panel: 8 rows by 32 quantized weights.
+/// A group of a panel: 8 rows by 32 quantized weights, one row a lane.
 trait Block {
     const BYTES: usize;
-    /// Integers of columns 4i .. 4i + 4, of every row; `at` has PANEL * BYTES readable bytes.
-    unsafe fn integers(at: *const u8, i: usize) -> __m256i;
+    /// Its products with one group of T rows of activations of `groups` groups: `values` and `sums` are the integers of
+    /// that group of the first row, and their sum.
+    unsafe fn dots<const T: usize>(at: *const u8, values: *const i8, sums: *const i32, groups: usize) -> [__m256i; T];
 }
 
 struct Q8;
@@ -107,25 +112,62 @@ struct Q4;
 impl Block for Q8 {
     const BYTES: usize = 34;
 
-    #[inline(always)]
-    unsafe fn integers(at: *const u8, i: usize) -> __m256i {
-        // SAFETY: i < 8, and eight vectors lie there.
-        unsafe { _mm256_loadu_si256(at.add(32 * i).cast()) }
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(at: *const u8, values: *const i8, _: *const i32, groups: usize) -> [__m256i; T] {
+        let ones = _mm256_set1_epi16(1);
+        let mut dots = [_mm256_setzero_si256(); T];
+        for i in 0..GROUP / 4 {
+            // SAFETY: i < 8, and eight vectors lie there.
+            let w = unsafe { _mm256_loadu_si256(at.add(32 * i).cast()) };
+            let size = _mm256_abs_epi8(w);
+            for (t, dot) in dots.iter_mut().enumerate() {
+                // SAFETY: four of the 32 integers of row t.
+                let x = unsafe { spread(values.add(t * groups * GROUP + 4 * i)) };
+                // Bytes times bytes need one side without signs: |w| times x with the sign of w. 127 * 127 * 2 fits 16
+                // bits; -128 does not occur in either.
+                let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
+                *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        dots
     }
 }
 
 impl Block for Q4 {
     const BYTES: usize = 18;
 
-    #[inline(always)]
-    unsafe fn integers(at: *const u8, i: usize) -> __m256i {
-        // SAFETY: i % 4 < 4, and four vectors lie there; columns 16 on stand in the upper halves of the bytes.
-        unsafe {
-            let pairs = _mm256_loadu_si256(at.add(32 * (i % 4)).cast());
-            let half = if i < 4 { pairs } else { _mm256_srli_epi16(pairs, 4) };
-            _mm256_sub_epi8(_mm256_and_si256(half, _mm256_set1_epi8(15)), _mm256_set1_epi8(8))
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(at: *const u8, values: *const i8, sums: *const i32, groups: usize) -> [__m256i; T] {
+        let (low, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+        let mut dots = [_mm256_setzero_si256(); T];
+        for i in 0..GROUP / 4 {
+            // SAFETY: i % 4 < 4, and four vectors lie there; columns 16 on stand in the upper halves of the bytes.
+            let both = unsafe { _mm256_loadu_si256(at.add(32 * (i % 4)).cast()) };
+            let w = _mm256_and_si256(if i < 4 { both } else { _mm256_srli_epi16(both, 4) }, low);
+            for (t, dot) in dots.iter_mut().enumerate() {
+                // SAFETY: four of the 32 integers of row t.
+                let x = unsafe { spread(values.add(t * groups * GROUP + 4 * i)) };
+                // Without signs, 8 more than they are: 15 * 128 * 16 fits 16 bits, so a whole group is summed in them.
+                *dot = _mm256_add_epi16(*dot, _mm256_maddubs_epi16(w, x));
+            }
         }
+        for (t, dot) in dots.iter_mut().enumerate() {
+            // SAFETY: row t has a sum of this group.
+            let offset = unsafe { _mm256_set1_epi32(8 * *sums.add(t * groups)) };
+            *dot = _mm256_sub_epi32(_mm256_madd_epi16(*dot, ones), offset);
+        }
+        dots
     }
+}
+
+/// Four bytes in every lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn spread(at: *const i8) -> __m256i {
+    // SAFETY: the caller has four bytes there.
+    _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
 /// Products of all rows of weights with all rows of activations, panel by panel.
@@ -133,7 +175,7 @@ impl Block for Q4 {
 unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     let (columns, groups, rows) = (weights.columns, weights.columns / GROUP, weights.rows());
     let (panel_bytes, count) = (PANEL * groups * B::BYTES, x.values.len() / columns);
-    assert!(out.len() >= count * rows && x.steps.len() >= count * groups);
+    assert!(out.len() >= count * rows && x.steps.len() >= count * groups && x.sums.len() >= count * groups);
     assert!(weights.bytes.len() >= rows.div_ceil(PANEL) * panel_bytes);
     for o in (0..rows).step_by(PANEL) {
         let lanes = (rows - o).min(PANEL);
@@ -142,12 +184,13 @@ unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut
             // SAFETY: the panel exists, so do rows t .. t + T of the activations, and room for `lanes` products of each.
             unsafe {
                 let panel = weights.bytes.as_ptr().add(o / PANEL * panel_bytes);
-                let (values, steps) = (x.values.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
+                let values = x.values.as_ptr().add(t * columns);
+                let of_groups = (x.steps.as_ptr().add(t * groups), x.sums.as_ptr().add(t * groups));
                 let to = out.as_mut_ptr().add(t * rows + o);
                 t += match count - t {
-                    4.. => tile::<B, 4>(panel, values, steps, groups, to, rows, lanes),
-                    2.. => tile::<B, 2>(panel, values, steps, groups, to, rows, lanes),
-                    _ => tile::<B, 1>(panel, values, steps, groups, to, rows, lanes),
+                    4.. => tile::<B, 4>(panel, values, of_groups, groups, to, rows, lanes),
+                    2.. => tile::<B, 2>(panel, values, of_groups, groups, to, rows, lanes),
+                    _ => tile::<B, 1>(panel, values, of_groups, groups, to, rows, lanes),
                 }
             }
         }
@@ -160,30 +203,18 @@ unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut
 unsafe fn tile<B: Block, const T: usize>(
     panel: *const u8,
     values: *const i8,
-    steps: *const f32,
+    (steps, sums): (*const f32, *const i32),
     groups: usize,
     out: *mut f32,
     stride: usize,
     lanes: usize,
 ) -> usize {
-    let ones = _mm256_set1_epi16(1);
     let mut totals = [_mm256_setzero_ps(); T];
     // SAFETY: the caller has `groups` groups of a panel, T rows of activations, and room for T x lanes products.
     unsafe {
         for g in 0..groups {
             let at = panel.add(g * PANEL * B::BYTES);
-            let mut dots = [_mm256_setzero_si256(); T];
-            for i in 0..GROUP / 4 {
-                let w = B::integers(at, i);
-                let size = _mm256_abs_epi8(w);
-                for (t, dot) in dots.iter_mut().enumerate() {
-                    let four = values.add((t * groups + g) * GROUP + 4 * i).cast::<i32>().read_unaligned();
-                    // Bytes times bytes need one side without signs: |w| times x with the sign of w. 127 * 127 * 2
-                    // fits 16 bits; -128 does not occur in either.
-                    let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(_mm256_set1_epi32(four), w));
-                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
-                }
-            }
+            let dots = B::dots::<T>(at, values.add(g * GROUP), sums.add(g), groups);
             let w_steps = _mm256_cvtph_ps(_mm_loadu_si128(at.add(PANEL * (B::BYTES - 2)).cast()));
             for (t, total) in totals.iter_mut().enumerate() {
                 let step = _mm256_mul_ps(w_steps, _mm256_set1_ps(*steps.add(t * groups + g)));
@@ -395,6 +426,16 @@ unsafe fn total(x: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)))
+}
+
+/// Sum of 16 integers of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn integer_total(x: __m256i) -> i32 {
+    let eight = _mm256_madd_epi16(x, _mm256_set1_epi16(1));
+    let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)))
 }
 
 #[inline]
