@@ -314,7 +314,7 @@ impl Reader<'_> {
                 return self.fail("',' or '}'");
             }
         }
-        match twice(members.iter().map(|(name, _)| name.as_str()))? {
+        match twice(members.len(), &|at| &members[at].0)? {
             Some(name) => fail!(Malformed, "JSON: the member {name:?} is there twice"),
             None => Ok(Value::Object(members)),
         }

@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::json::{object, Value};
 use crate::kernels::Kernels;
 use crate::model::Model;
-use crate::table::Table;
+use crate::table::{in_order, Table};
 use crate::verify::bundle::Bundle;
 use crate::verify::manifest::Manifest;
 
@@ -348,7 +348,7 @@ impl Patient {
 
     fn evidence(&mut self) -> Result<Value> {
         match self {
-            Self::Signal(session) => Ok(effects("code", session.effects(0)?)),
+            Self::Signal(session) => effects("code", &session.effects(0)?),
             Self::Words(_) => fail!(Unsupported, "explain: answers in words are not explained by deletion"),
         }
     }
@@ -401,7 +401,7 @@ fn text_answer(task: &TextTask, text: &str, request: &Value) -> Result<Vec<(Stri
     }
     if explains {
         let choice = decision.answer.choice.unwrap_or_else(|| largest(&decision.answer.probabilities));
-        answer.push(("evidence".to_owned(), effects("text", task.effects(text, &decision.logits, choice)?)));
+        answer.push(("evidence".to_owned(), effects("text", &task.effects(text, &decision.logits, choice)?)?));
     }
     Ok(answer)
 }
@@ -420,10 +420,11 @@ fn answer_value(field: &Field, answer: &Answer) -> Value {
 }
 
 /// Strongest first.
-fn effects(what: &str, mut found: Vec<(String, f64)>) -> Value {
-    found.sort_by(|a, b| (b.1 * b.1).total_cmp(&(a.1 * a.1)));
+fn effects(what: &str, found: &[(String, f64)]) -> Result<Value> {
+    let squared = |at: usize| found[at].1 * found[at].1;
+    let order = in_order(found.len(), &|a, b| squared(b).total_cmp(&squared(a)).then(a.cmp(&b)))?;
     let item = |(name, effect): &(String, f64)| object([(what, name.as_str().into()), ("effect", (*effect).into())]);
-    Value::List(found.iter().map(item).collect())
+    Ok(Value::List(order.iter().map(|at| item(&found[*at as usize])).collect()))
 }
 
 /// Static features in the task's order or by name.

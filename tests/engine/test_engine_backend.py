@@ -30,6 +30,8 @@ from smallhold.errors import BackendError, CapacityError, ShapeError
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+#: Half of it is Rust's standard library, of which another compiler brings more or less.
+MOST_BYTES = 1 << 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +54,10 @@ def weights(request: pytest.FixtureRequest, make_checkpoint: Callable[..., Path]
         quantize_checkpoint(folder, twin, bits=request.param)
         folder = twin
     return trunk_gguf(read_weights(folder), name="test", tokens=[])
+
+
+def test_the_library_is_small() -> None:
+    assert engine.find_library().stat().st_size <= MOST_BYTES
 
 
 def all_logits(session, tokens: list[int]) -> np.ndarray:  # type: ignore[no-untyped-def, type-arg]

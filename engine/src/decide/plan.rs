@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::math::{exp_f64, ln_f64};
 use crate::memory;
 use crate::session::{Inputs, Session};
+use crate::table::in_order;
 use crate::tokenizer::{Special, Tokenizer};
 
 /// Places where the choices of a field may part: each may take a pass of the trunk at every decision.
@@ -72,12 +73,11 @@ impl FieldPlan {
 
     fn trie(field: &str, choices: &[String], spelled: &[Vec<u32>], end: Option<u32>) -> Result<Self> {
         // Sorted, choices that begin alike are neighbours, and the one that ends first is the first of them.
-        let mut order: Vec<usize> = (0..spelled.len()).collect();
-        order.sort_unstable_by(|a, b| spelled[*a].cmp(&spelled[*b]).then(a.cmp(b)));
+        let order = in_order(spelled.len(), &|a, b| spelled[a].cmp(&spelled[b]).then(a.cmp(&b)))?;
         let mut branches: Vec<Branch> = Vec::new();
         let mut below = vec![(0, 0, order.len())]; // depth, and the part of the order that begins alike so far
         while let Some((depth, start, stop)) = below.pop() {
-            let (one, other) = (order[start], order[start + 1]);
+            let (one, other) = (order[start] as usize, order[start + 1] as usize);
             if spelled[one].len() == depth && (end.is_none() || spelled[other].len() == depth) {
                 let (one, other) = (&choices[one], &choices[other]);
                 fail!(
@@ -85,11 +85,11 @@ impl FieldPlan {
                     "field {field}: {one:?} is spelled as {other:?} is or begins, and has no mark by which it could end"
                 );
             }
-            let next = |place: usize| spelled[order[place]].get(depth).copied().or(end);
+            let next = |place: usize| spelled[order[place] as usize].get(depth).copied().or(end);
             let (mut tokens, mut follows, mut from, waiting) = (Vec::new(), Vec::new(), start, below.len());
             while let Some(token) = (from < stop).then(|| next(from)).flatten() {
                 let to = (from..stop).find(|place| next(*place) != Some(token)).unwrap_or(stop);
-                follows.extend((from..to).map(|place| (order[place], tokens.len())));
+                follows.extend((from..to).map(|place| (order[place] as usize, tokens.len())));
                 tokens.push(token);
                 if to - from > 1 {
                     below.push((depth + 1, from, to));

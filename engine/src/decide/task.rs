@@ -174,7 +174,7 @@ fn field(item: &Members<'_>) -> Result<Field> {
     let (Some(positive), false) = (place, choices.len() < 2) else {
         fail!(Malformed, "field {name}: expected two or more choices, {positive:?} among them, got {choices:?}")
     };
-    if let Some(choice) = twice(choices.iter().map(String::as_str))? {
+    if let Some(choice) = twice(choices.len(), &|at| &choices[at])? {
         fail!(Malformed, "field {name}: the choice {choice:?} is there twice");
     }
     let pair = |pair: &Members<'_>| match pair.value.as_list() {
@@ -196,7 +196,7 @@ fn field(item: &Members<'_>) -> Result<Field> {
             let groups = Members { value, place: "conformal" }.list("groups", |group| {
                 Ok(Group { name: group.text("name")?.to_owned(), least: group.numbers("least")? })
             })?;
-            if groups.is_empty() || twice(groups.iter().map(|group: &Group| group.name.as_str()))?.is_some() {
+            if groups.is_empty() || twice(groups.len(), &|at| &groups[at].name)?.is_some() {
                 fail!(Malformed, "field {name}: conformal: expected one or more groups with different names");
             }
             groups

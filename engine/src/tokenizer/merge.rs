@@ -8,6 +8,7 @@ use core::cmp::Reverse;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory;
+use crate::table::in_order;
 
 /// Longest word, in bytes, whose pairs are searched one by one; beyond it a heap is faster.
 const SHORT: usize = 48;
@@ -36,11 +37,10 @@ impl Merges {
     /// # Errors
     /// `Memory`: the system has not so much. And inside, the ranks of two merges of the same pair.
     pub(super) fn new(num_tokens: usize, merges: &[(u32, u32, u32)]) -> Result<core::result::Result<Self, (u32, u32)>> {
-        let mut sorted: Vec<(u32, u32, Pair)> = memory::room(merges.len())?;
-        sorted.extend((0..).zip(merges).map(|(rank, &(left, right, result))| (left, right, Pair { rank, result })));
-        sorted.sort_unstable_by_key(|&(left, right, pair)| (left, right, pair.rank));
-        if let Some(same) = sorted.windows(2).find(|two| (two[0].0, two[0].1) == (two[1].0, two[1].1)) {
-            return Ok(Err((same[0].2.rank, same[1].2.rank)));
+        let pair = |rank: usize| (merges[rank].0, merges[rank].1);
+        let ranks = in_order(merges.len(), &|a, b| pair(a).cmp(&pair(b)).then(a.cmp(&b)))?;
+        if let Some(same) = ranks.windows(2).find(|two| pair(two[0] as usize) == pair(two[1] as usize)) {
+            return Ok(Err((same[0], same[1])));
         }
         let mut starts = memory::filled(0_u32, num_tokens + 1)?;
         for &(left, _, _) in merges {
@@ -49,8 +49,9 @@ impl Merges {
         for left in 0..num_tokens {
             starts[left + 1] += starts[left];
         }
-        let rights = memory::collected(sorted.iter().map(|&(_, right, _)| right))?;
-        Ok(Ok(Self { starts, rights, pairs: memory::collected(sorted.iter().map(|&(_, _, pair)| pair))? }))
+        let rights = memory::collected(ranks.iter().map(|&rank| merges[rank as usize].1))?;
+        let pairs = ranks.iter().map(|&rank| Pair { rank, result: merges[rank as usize].2 });
+        Ok(Ok(Self { starts, rights, pairs: memory::collected(pairs)? }))
     }
 
     /// Merge the symbols from `start` to the end in place.

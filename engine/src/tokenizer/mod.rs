@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use crate::error::Result;
 use crate::gguf::Gguf;
 use crate::memory;
+use crate::table::in_order;
 use merge::{Merges, Scratch};
 pub use pre::PreTokenizer;
 
@@ -61,12 +62,7 @@ impl Tokenizer {
         if control.len() != tokens.len() {
             fail!(Malformed, "tokenizer: {} tokens, and {} marks of control tokens", tokens.len(), control.len());
         }
-        let Ok(num_tokens) = u32::try_from(tokens.len()) else {
-            fail!(Malformed, "tokenizer: {} tokens are more than ids have room for", tokens.len())
-        };
-        let mut sorted: Vec<u32> = memory::room(tokens.len())?;
-        sorted.extend(0..num_tokens);
-        sorted.sort_unstable_by_key(|&id| (&tokens[id as usize], id));
+        let sorted = in_order(tokens.len(), &|a, b| tokens[a].cmp(&tokens[b]).then(a.cmp(&b)))?;
         let name = |id: u32| &tokens[id as usize];
         if let Some(same) = sorted.windows(2).find(|two| name(two[0]) == name(two[1])) {
             fail!(Malformed, "tokenizer: token {:?} is there twice, as {} and {}", name(same[0]), same[0], same[1]);
@@ -75,11 +71,13 @@ impl Tokenizer {
         for (name, _) in tokens.iter().zip(control).filter(|(_, &is_control)| is_control) {
             if let Some(&first) = name.as_bytes().first() {
                 begins_control[usize::from(first)] = true;
-                memory::push(&mut control_lengths, name.len())?;
+                let at = control_lengths.partition_point(|length| *length > name.len());
+                if control_lengths.get(at) != Some(&name.len()) {
+                    memory::reserve(&mut control_lengths, 1)?;
+                    control_lengths.insert(at, name.len());
+                }
             }
         }
-        control_lengths.sort_unstable_by(|a, b| b.cmp(a));
-        control_lengths.dedup();
         let mut made = Self {
             names: tokens,
             is_control: memory::copied(control)?,

@@ -109,7 +109,7 @@ impl Manifest {
                 fail!(Malformed, "name: expected letters, digits, '.', '_' and '-', got {name:?}");
             }
         }
-        if let Some(task) = twice(self.tasks.iter().map(String::as_str))? {
+        if let Some(task) = twice(self.tasks.len(), &|at| &self.tasks[at])? {
             fail!(Malformed, "tasks: {task:?} is named twice");
         }
         parse_version(&self.version)?;
