@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from tests.engine.program import Lines, replace_file
 from tests.engine.test_wasm import build_wasm
 from tests.engine_library import ENGINE, build_engine
 
+from smallhold.bundle.assemble import sign_bundle
+from smallhold.bundle.web_page import write_page
 from smallhold.decide.bounded_string import StringField
 from smallhold.decide.local import BackendName, open_bundle
 from smallhold.decide.task import Task
+from smallhold.device.trust import generate_private_key, save_public_key
 from smallhold.device.zip_layout import encode_zip
+from smallhold.errors import BundleError
 
 pytest.importorskip("torch", reason="the bundle of these tests is built with the extra 'train'")
 
@@ -32,6 +37,7 @@ const { Engine } = await import(wrapper);
 const engine = await Engine.load(readFileSync(wasm));
 try { engine.program(readFileSync(bundle), { keys: null }); } catch (error) { console.log(error.message); }
 """
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TEXTS = ("metoprolol 47.5 mg in the morning", "no drug", "two tablets")
 
 
@@ -111,3 +117,14 @@ def test_the_module_for_browsers_refuses_strings_and_says_so(folder: Path, tmp_p
     command = ["node", "--input-type=module", "-e", ASKING, "--", wrapper, str(wasm), str(tmp_path / "bundle.zip")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "strings: this build of the engine decides and writes none" in done.stdout
+
+
+def test_a_page_is_refused_before_it_is_written(folder: Path, tmp_path: Path) -> None:
+    bundle, keys, key = tmp_path / "bundle", tmp_path / "keys", generate_private_key()
+    shutil.copytree(folder, bundle)
+    sign_bundle(bundle, key)
+    keys.mkdir()
+    save_public_key(key.public_key(), keys / "own.pem")
+    with pytest.raises(BundleError, match="task triage writes strings, which the engine's module for browsers cannot"):
+        write_page(bundle, tmp_path / "page", trusted_keys=keys, now=NOW, wasm=build_wasm())
+    assert not (tmp_path / "page").exists()

@@ -88,7 +88,8 @@ def write_page(
             graphics processor where that is faster.
 
     Raises:
-        BundleError: the bundle is not genuine, or the module, the page, or what WebGPU needs was not found.
+        BundleError: the bundle is not genuine, a task of it writes strings, which the module cannot, or the module, the
+            page, or what WebGPU needs was not found.
         InputError: `out` exists, or could not be written.
     """
     if out.exists():
@@ -98,10 +99,11 @@ def write_page(
         if not path.exists():
             raise BundleError(f"{path} was not found", hint=hint or "use a checkout: the page is not installed by pip")
     inside = bundle_for_engine(bundle, trusted_keys=trusted_keys, now=now)
+    tasks = _tasks(bundle, inside.manifest)
     made = {
         "bundle.zip": inside.archive,
         "keys.pem": inside.keys,
-        "patient.json": canonical_json(_patients(bundle, inside.manifest)),
+        "patient.json": canonical_json(_patients(tasks)),
         "smallhold_engine.js": _WRAPPER.read_bytes(),
         "smallhold_engine.wasm": module.read_bytes(),
     }
@@ -171,16 +173,27 @@ def _digest(files: Mapping[str, bytes]) -> str:
     return sha256_hex(canonical_json(digests))
 
 
-def _patients(bundle: Path, manifest: Manifest) -> dict[str, Any]:
+def _tasks(bundle: Path, manifest: Manifest) -> dict[str, Task]:
+    """The bundle's tasks by name, each one that the module can carry out."""
+    found = {}
+    for name in manifest.tasks:
+        path = f"tasks/{name}.json"
+        data = open_bundle_files(bundle).read(path, limit=manifest.files[path].bytes + 1)
+        if sha256_hex(data) != manifest.files[path].sha256:
+            raise IntegrityError(f"bundle {manifest.name}: {path} was altered after the bundle was verified")
+        found[name] = Task.from_bytes(data)
+        if found[name].strings:
+            raise BundleError(
+                f"bundle {manifest.name}: task {name} writes strings, which the engine's module for browsers cannot",
+                hint="take `strings` out of the task; the program, the library and Python write them",
+            )
+    return found
+
+
+def _patients(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """A simulated patient for each task whose readings the simulator measures."""
-    name = f"tasks/{icu_risk.NAME}.json"
-    if name not in manifest.files:
-        return {}
-    data = open_bundle_files(bundle).read(name, limit=manifest.files[name].bytes + 1)
-    if sha256_hex(data) != manifest.files[name].sha256:
-        raise IntegrityError(f"bundle {manifest.name}: {name} was altered after the bundle was verified")
-    task = Task.from_bytes(data)
-    if task.signal.static != icu_risk.STATIC_FEATURES:
+    task = tasks.get(icu_risk.NAME)
+    if task is None or task.signal.static != icu_risk.STATIC_FEATURES:
         return {}
     (stay,) = simulate_ward(1, _SEED, task.num_bins)
     hours: list[list[tuple[str, float]]] = [[] for _ in range(task.num_bins)]
