@@ -138,8 +138,7 @@ def _replace(files: dict[str, bytes], name: str, old: bytes, new: bytes) -> None
 
 def _webgpu_files(bundle: Path, manifest: Manifest) -> dict[str, bytes]:
     """ONNX Runtime Web with its licences, and the trunk that it runs, as the manifest says it."""
-    entry = manifest.files.get(_GRAPH)
-    if entry is None:
+    if _GRAPH not in manifest.files:
         raise BundleError(f"bundle {manifest.name}: has no {_GRAPH}, which WebGPU needs")
     # The wheel of ONNX Runtime carries the texts that the package for browsers refers to.
     licences = Path(str(distribution("onnxruntime").locate_file("onnxruntime")))
@@ -149,10 +148,17 @@ def _webgpu_files(bundle: Path, manifest: Manifest) -> dict[str, bytes]:
     for path in paths.values():
         if not path.is_file():
             raise BundleError(f"{path} was not found", hint="make webgpu installs ONNX Runtime Web, by npm")
-    graph = open_bundle_files(bundle).read(_GRAPH, limit=entry.bytes + 1)
-    if sha256_hex(graph) != entry.sha256:
-        raise IntegrityError(f"bundle {manifest.name}: {_GRAPH} was altered after the bundle was verified")
-    return {name: path.read_bytes() for name, path in paths.items()} | {"trunk.onnx": graph}
+    files = {name: path.read_bytes() for name, path in paths.items()}
+    return files | {"trunk.onnx": _read(bundle, manifest, _GRAPH)}
+
+
+def _read(bundle: Path, manifest: Manifest, name: str) -> bytes:
+    """A file of the bundle as its manifest has it."""
+    entry = manifest.files[name]
+    data = open_bundle_files(bundle).read(name, limit=entry.bytes + 1)
+    if sha256_hex(data) != entry.sha256:
+        raise IntegrityError(f"bundle {manifest.name}: {name} was altered after the bundle was verified")
+    return data
 
 
 def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
@@ -177,11 +183,7 @@ def _tasks(bundle: Path, manifest: Manifest) -> dict[str, Task]:
     """The bundle's tasks by name, each one that the module can carry out."""
     found = {}
     for name in manifest.tasks:
-        path = f"tasks/{name}.json"
-        data = open_bundle_files(bundle).read(path, limit=manifest.files[path].bytes + 1)
-        if sha256_hex(data) != manifest.files[path].sha256:
-            raise IntegrityError(f"bundle {manifest.name}: {path} was altered after the bundle was verified")
-        found[name] = Task.from_bytes(data)
+        found[name] = Task.from_bytes(_read(bundle, manifest, f"tasks/{name}.json"))
         if found[name].strings:
             raise BundleError(
                 f"bundle {manifest.name}: task {name} writes strings, which the engine's module for browsers cannot",
