@@ -68,6 +68,8 @@ impl Room {
         ] {
             memory::fit(part, len)?;
         }
+        #[cfg(target_arch = "wasm32")]
+        memory::fit(&mut self.rounded.words, widest)?;
         memory::fit(&mut self.rounded.values, widest)
     }
 }

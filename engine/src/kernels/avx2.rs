@@ -10,13 +10,13 @@
 
 use core::arch::x86_64::*;
 
-use super::{scalar, Arrange, Kernels, Rounded, Weights, GROUP};
+use super::{arrange_panels, scalar, Arrange, Kernels, Rounded, Weights, GROUP};
 use crate::gguf::Encoding;
 
 /// The family; only for processors where `is_available`.
 pub static KERNELS: Kernels = Kernels {
     name: "avx2",
-    arrange: Some(Arrange { rows: PANEL, fill: arrange }),
+    arrange: Some(Arrange { rows: PANEL, fill: |weights, out| arrange_panels(weights, PANEL, 4, out) }),
     round: |rows, columns, out| unsafe { round(rows, columns, out) },
     multiply_rounded: |weights, rows, out| unsafe {
         match weights.encoding {
@@ -78,25 +78,6 @@ unsafe fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
 
 /// Rows of a panel: lanes of a vector of 32-bit numbers.
 const PANEL: usize = 8;
-
-/// Bring a matrix into panels; rows that the last one lacks are those of the row before. A panel holds, group by group,
-/// the integers of its rows and then their 8 steps; integers lie there four bytes of every row side by side.
-fn arrange(weights: Weights<'_>, out: &mut [u8]) {
-    let (stride, rows, block) = (weights.row_bytes(), weights.rows(), weights.encoding.block().1);
-    for (p, panel) in out.chunks_exact_mut(PANEL * stride).take(rows.div_ceil(PANEL)).enumerate() {
-        for r in 0..PANEL {
-            let start = (p * PANEL + r).min(rows - 1) * stride;
-            let row = weights.bytes[start..start + stride].chunks_exact(block);
-            for (to, from) in panel.chunks_exact_mut(PANEL * block).zip(row) {
-                let (integers, steps) = to.split_at_mut(PANEL * (block - 2));
-                steps[2 * r..2 * r + 2].copy_from_slice(&from[..2]);
-                for (fours, four) in integers.chunks_exact_mut(4 * PANEL).zip(from[2..].chunks_exact(4)) {
-                    fours[4 * r..4 * r + 4].copy_from_slice(four);
-                }
-            }
-        }
-    }
-}
 
 /// A group of a panel: 8 rows by 32 quantized weights, one row a lane.
 trait Block {

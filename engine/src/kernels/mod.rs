@@ -41,6 +41,8 @@ pub struct Rounded {
     pub steps: Vec<f32>,
     /// Sums of the integers of each group, (T, I / 32); of the families that need them alone.
     pub sums: Vec<i32>,
+    /// The integers in 16 bits, (T, I); of the families that need them alone.
+    pub words: Vec<i16>,
     /// Whether these are the rows that are being multiplied; matrices that read the same rows share one rounding.
     pub is_current: bool,
 }
@@ -89,6 +91,27 @@ pub struct Arrange {
     pub rows: usize,
     /// Arrange a matrix. `out` has the bytes of its rows, their number rounded up to whole blocks.
     pub fill: fn(weights: Weights<'_>, out: &mut [u8]),
+}
+
+/// Bring a matrix into panels of so many rows; rows that the last one lacks are those of the row before. A panel holds,
+/// group by group, the integers of its rows, `together` bytes of every row side by side, and then their steps.
+#[allow(dead_code)] // not of every target
+fn arrange_panels(weights: Weights<'_>, panel_rows: usize, together: usize, out: &mut [u8]) {
+    let (stride, rows, block) = (weights.row_bytes(), weights.rows(), weights.encoding.block().1);
+    for (p, panel) in out.chunks_exact_mut(panel_rows * stride).take(rows.div_ceil(panel_rows)).enumerate() {
+        for r in 0..panel_rows {
+            let start = (p * panel_rows + r).min(rows - 1) * stride;
+            let row = weights.bytes[start..start + stride].chunks_exact(block);
+            for (to, from) in panel.chunks_exact_mut(panel_rows * block).zip(row) {
+                let (integers, steps) = to.split_at_mut(panel_rows * (block - 2));
+                steps[2 * r..2 * r + 2].copy_from_slice(&from[..2]);
+                for (to, from) in integers.chunks_exact_mut(together * panel_rows).zip(from[2..].chunks_exact(together))
+                {
+                    to[together * r..together * (r + 1)].copy_from_slice(from);
+                }
+            }
+        }
+    }
 }
 
 /// A query of a page of keys and values: where it begins among the queries, as its sum among the sums, and where its

@@ -1,5 +1,8 @@
 //! WebAssembly's 128-bit vectors, built in where the target has them (`-C target-feature=+simd128`).
 //!
+//! Quantized weights are brought into panels of 8 rows when a model is loaded, one row a lane of two vectors: products of
+//! two columns, 16 bits each, are summed in their lane and become a number once a group, with the very steps of `scalar`.
+//!
 //! With `+relaxed-simd` beside it a product and its sum are rounded once where the host can. Its products of bytes are not
 //! used: without AVX-VNNI, V8 makes more instructions of them than of the products of 16-bit numbers below.
 //!
@@ -12,14 +15,14 @@
 
 use core::arch::wasm32::*;
 
-use super::{scalar, Kernels, Rounded, Row, Weights, GROUP};
+use super::{arrange_panels, scalar, Arrange, Kernels, Rounded, Row, Weights, GROUP};
 use crate::cache::PAGE;
 use crate::gguf::Encoding;
 
 /// The family.
 pub static KERNELS: Kernels = Kernels {
     name: if cfg!(target_feature = "relaxed-simd") { "relaxed-simd" } else { "simd128" },
-    arrange: None,
+    arrange: Some(Arrange { rows: PANEL, fill: |weights, out| arrange_panels(weights, PANEL, 2, out) }),
     round,
     multiply_rounded,
     multiply,
@@ -44,6 +47,7 @@ fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
     let groups = rows.len() / GROUP;
     out.values.resize(groups * GROUP, 0);
     out.steps.resize(groups, 0.0);
+    out.words.resize(groups * GROUP, 0);
     // Adding 1.5 * 2^23 leaves the nearest whole number, halves to even, in the lowest bits.
     let magic = f32x4_splat(12_582_912.0);
     for g in 0..groups {
@@ -58,12 +62,15 @@ fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
             let inverse = f32x4_splat(if step > 0.0 { 1.0 / step } else { 0.0 });
             *out.steps.as_mut_ptr().add(g) = step;
             let to = out.values.as_mut_ptr().add(g * GROUP);
+            let to_words = out.words.as_mut_ptr().add(g * GROUP);
             for i in (0..GROUP).step_by(8) {
                 let (low, high) = (v128_load(from.add(i).cast()), v128_load(from.add(i + 4).cast()));
                 let low = i32x4_sub(f32x4_add(f32x4_mul(low, inverse), magic), magic);
                 let high = i32x4_sub(f32x4_add(f32x4_mul(high, inverse), magic), magic);
                 let words = i16x8_narrow_i32x4(low, high);
-                v128_store64_lane::<0>(i8x16_narrow_i16x8(words, words), to.add(i).cast());
+                let bytes = i8x16_narrow_i16x8(words, words);
+                v128_store64_lane::<0>(bytes, to.add(i).cast());
+                v128_store(to_words.add(i).cast(), i16x8_extend_low_i8x16(bytes));
             }
         }
     }
@@ -71,16 +78,19 @@ fn round(rows: &[f32], columns: usize, out: &mut Rounded) {
 
 fn multiply_rounded(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     match weights.encoding {
-        Encoding::Q8_0 => multiply_blocks::<Q8>(weights, x, out),
-        _ => multiply_blocks::<Q4>(weights, x, out),
+        Encoding::Q8_0 => multiply_panels::<Q8>(weights, x, out),
+        _ => multiply_panels::<Q4>(weights, x, out),
     }
 }
 
-/// A block of 32 quantized weights as two halves of 16.
+/// Rows of a panel: lanes of two vectors of 32-bit numbers.
+const PANEL: usize = 8;
+
+/// A group of a panel: 8 rows by 32 quantized weights.
 trait Block {
     const BYTES: usize;
-    /// Integers of the block at a pointer to `BYTES` readable bytes.
-    unsafe fn load(at: *const u8) -> [v128; 2];
+    /// Integers of two columns, 2i and 2i + 1, of rows 0 to 3 and of rows 4 to 7; `at` has PANEL * BYTES readable bytes.
+    unsafe fn integers(at: *const u8, i: usize) -> [v128; 2];
 }
 
 struct Q8;
@@ -90,9 +100,9 @@ impl Block for Q8 {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> [v128; 2] {
-        // SAFETY: 34 bytes lie there.
-        unsafe { [v128_load(at.add(2).cast()), v128_load(at.add(18).cast())] }
+    unsafe fn integers(at: *const u8, i: usize) -> [v128; 2] {
+        // SAFETY: i < 16, and sixteen vectors lie there.
+        unsafe { [i16x8_load_extend_i8x8(at.add(16 * i).cast()), i16x8_load_extend_i8x8(at.add(16 * i + 8).cast())] }
     }
 }
 
@@ -100,126 +110,114 @@ impl Block for Q4 {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> [v128; 2] {
-        // SAFETY: 18 bytes lie there.
-        let pairs = unsafe { v128_load(at.add(2).cast()) };
-        let eight = i8x16_splat(8);
-        [i8x16_sub(v128_and(pairs, i8x16_splat(15)), eight), i8x16_sub(u8x16_shr(pairs, 4), eight)]
+    unsafe fn integers(at: *const u8, i: usize) -> [v128; 2] {
+        // SAFETY: i % 8 < 8, and eight vectors lie there; columns 16 on stand in the upper halves of the bytes.
+        let both = unsafe { v128_load(at.add(16 * (i % 8)).cast()) };
+        let half = if i < 8 { v128_and(both, i8x16_splat(15)) } else { u8x16_shr(both, 4) };
+        let w = i8x16_sub(half, i8x16_splat(8));
+        [i16x8_extend_low_i8x16(w), i16x8_extend_high_i8x16(w)]
     }
 }
 
-/// The step of a block, widened without a branch; its bits are a half's.
+/// The steps of four rows, halves, widened without a branch.
 #[inline(always)]
-unsafe fn step(at: *const u8) -> f32 {
-    // SAFETY: two bytes lie there.
-    let bits = i32::from(unsafe { at.cast::<i16>().read_unaligned() });
+unsafe fn steps(at: *const u8) -> v128 {
+    // SAFETY: eight bytes lie there.
+    let bits = unsafe { i32x4_load_extend_i16x4(at.cast()) };
     // Sign, exponent and fraction in the places of a single's; the factor mends the exponent, of subnormal halves too.
-    let factor = if bits & 0x7c00 == 0x7c00 { f32::INFINITY } else { f32::from_bits(0x7780_0000) };
-    f32::from_bits((bits << 13) as u32 & 0x8fff_e000) * factor
+    let exponent = i32x4_splat(0x7c00);
+    let is_infinite = i32x4_eq(v128_and(bits, exponent), exponent);
+    let factor = v128_bitselect(f32x4_splat(f32::INFINITY), i32x4_splat(0x7780_0000), is_infinite);
+    f32x4_mul(v128_and(i32x4_shl(bits, 13), i32x4_splat(0x8fff_e000_u32 as i32)), factor)
 }
 
-/// Four rows of activations at a time, then what is left.
-fn multiply_blocks<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
+/// Products of all rows of weights with all rows of activations, panel by panel.
+fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut [f32]) {
     let (columns, groups, rows) = (weights.columns, weights.columns / GROUP, weights.rows());
-    let count = x.values.len() / columns;
-    assert!(out.len() >= count * rows && x.steps.len() >= count * groups && weights.row_bytes() == groups * B::BYTES);
-    for o in 0..rows {
-        let mut t = 0;
-        while t < count {
-            let wide = if count - t < 4 { 1 } else { 4 };
-            // SAFETY: row o of the weights and rows t .. t + wide of the activations exist: see the assertion.
+    let (panel_bytes, count) = (PANEL * groups * B::BYTES, x.words.len() / columns);
+    assert!(out.len() >= count * rows && x.steps.len() >= count * groups);
+    assert!(weights.bytes.len() >= rows.div_ceil(PANEL) * panel_bytes);
+    for o in (0..rows).step_by(PANEL) {
+        let lanes = (rows - o).min(PANEL);
+        for t in (0..count).step_by(2) {
+            let mut totals = [f32x4_splat(0.0); 4];
+            // SAFETY: the panel exists, and so do the rows of the activations.
             unsafe {
-                let w = weights.bytes.as_ptr().add(o * groups * B::BYTES);
-                let (values, steps) = (x.values.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
-                let to = out.as_mut_ptr().add(t * rows + o);
-                if wide == 4 {
-                    by_four::<B>(w, values, steps, groups, to, rows);
+                let panel = weights.bytes.as_ptr().add(o / PANEL * panel_bytes);
+                let one = (x.words.as_ptr().add(t * columns), x.steps.as_ptr().add(t * groups));
+                if t + 1 < count {
+                    by_two::<B>(panel, one, (one.0.add(columns), one.1.add(groups)), groups, &mut totals);
                 } else {
-                    by_one::<B>(w, values, steps, groups, to);
+                    by_one::<B>(panel, one, groups, &mut totals);
                 }
             }
-            t += wide;
+            for (t, totals) in (t..count).zip(totals.chunks_exact(2)) {
+                // SAFETY: two vectors are eight numbers, and `out` has room for those of this row.
+                unsafe {
+                    let to = out.as_mut_ptr().add(t * rows + o);
+                    core::ptr::copy_nonoverlapping(totals.as_ptr().cast::<f32>(), to, lanes);
+                }
+            }
         }
     }
 }
 
-/// Products of one row of weights with four of activations, each sum in the order of `by_one`.
+/// Integers of a row of activations and their steps.
+type Activations = (*const i16, *const f32);
+
+/// Products of a panel with two rows of activations, each sum in the order of `by_one`.
 #[inline(always)]
-unsafe fn by_four<B: Block>(
-    weights: *const u8,
-    values: *const i8,
-    steps: *const f32,
-    groups: usize,
-    out: *mut f32,
-    stride: usize,
-) {
+unsafe fn by_two<B: Block>(panel: *const u8, a: Activations, b: Activations, groups: usize, totals: &mut [v128; 4]) {
     let zero = f32x4_splat(0.0);
-    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
-    // SAFETY: the caller has a row of `groups` blocks, four rows of activations, and room for four products.
-    unsafe {
-        for g in 0..groups {
-            let at = weights.add(g * B::BYTES);
-            let (w, step) = (Factors::of(B::load(at)), step(at));
-            let (values, steps) = (values.add(g * GROUP), steps.add(g));
-            a = add_group(&w, step, values, steps, a);
-            b = add_group(&w, step, values.add(groups * GROUP), steps.add(groups), b);
-            c = add_group(&w, step, values.add(2 * groups * GROUP), steps.add(2 * groups), c);
-            d = add_group(&w, step, values.add(3 * groups * GROUP), steps.add(3 * groups), d);
-        }
-        *out = total(a);
-        *out.add(stride) = total(b);
-        *out.add(2 * stride) = total(c);
-        *out.add(3 * stride) = total(d);
-    }
-}
-
-/// Product of one row of weights with one of activations.
-#[inline(always)]
-unsafe fn by_one<B: Block>(weights: *const u8, values: *const i8, steps: *const f32, groups: usize, out: *mut f32) {
-    let mut sum = f32x4_splat(0.0);
-    // SAFETY: the caller has a row of `groups` blocks, a row of activations, and room for a product.
-    unsafe {
-        for g in 0..groups {
-            let at = weights.add(g * B::BYTES);
-            sum = add_group(&Factors::of(B::load(at)), step(at), values.add(g * GROUP), steps.add(g), sum);
-        }
-        *out = total(sum);
-    }
-}
-
-/// A sum and the products of a group, with 32 integers at `values` and their step.
-#[inline(always)]
-unsafe fn add_group(w: &Factors, step: f32, values: *const i8, steps: *const f32, sum: v128) -> v128 {
-    // SAFETY: the caller's promise.
-    unsafe { multiply_add(f32x4_convert_i32x4(w.dot(values)), f32x4_splat(step * *steps), sum) }
-}
-
-/// 32 integers of weights, made ready for products with 32 integers of activations.
-struct Factors([v128; 4]);
-
-impl Factors {
-    #[inline(always)]
-    fn of([low, high]: [v128; 2]) -> Self {
-        Self([
-            i16x8_extend_low_i8x16(low),
-            i16x8_extend_high_i8x16(low),
-            i16x8_extend_low_i8x16(high),
-            i16x8_extend_high_i8x16(high),
-        ])
-    }
-
-    /// Four sums of eight products, with 32 readable bytes.
-    #[inline(always)]
-    unsafe fn dot(&self, x: *const i8) -> v128 {
-        // SAFETY: the caller's promise.
+    let (mut a_low, mut a_high, mut b_low, mut b_high) = (zero, zero, zero, zero);
+    for g in 0..groups {
+        let none = i32x4_splat(0);
+        let (mut al, mut ah, mut bl, mut bh) = (none, none, none, none);
+        // SAFETY: the caller has `groups` groups of a panel and of both rows.
         unsafe {
-            let a = i32x4_dot_i16x8(self.0[0], i16x8_load_extend_i8x8(x));
-            let b = i32x4_dot_i16x8(self.0[1], i16x8_load_extend_i8x8(x.add(8)));
-            let c = i32x4_dot_i16x8(self.0[2], i16x8_load_extend_i8x8(x.add(16)));
-            let d = i32x4_dot_i16x8(self.0[3], i16x8_load_extend_i8x8(x.add(24)));
-            i32x4_add(i32x4_add(a, b), i32x4_add(c, d))
+            let at = panel.add(g * PANEL * B::BYTES);
+            for i in 0..GROUP / 2 {
+                let [low, high] = B::integers(at, i);
+                let x = v128_load32_splat(a.0.add(g * GROUP + 2 * i).cast());
+                al = i32x4_add(al, i32x4_dot_i16x8(low, x));
+                ah = i32x4_add(ah, i32x4_dot_i16x8(high, x));
+                let x = v128_load32_splat(b.0.add(g * GROUP + 2 * i).cast());
+                bl = i32x4_add(bl, i32x4_dot_i16x8(low, x));
+                bh = i32x4_add(bh, i32x4_dot_i16x8(high, x));
+            }
+            let (low, high) = (steps(at.add(PANEL * (B::BYTES - 2))), steps(at.add(PANEL * (B::BYTES - 2) + 8)));
+            let (a_step, b_step) = (v128_load32_splat(a.1.add(g).cast()), v128_load32_splat(b.1.add(g).cast()));
+            a_low = multiply_add(f32x4_convert_i32x4(al), f32x4_mul(low, a_step), a_low);
+            a_high = multiply_add(f32x4_convert_i32x4(ah), f32x4_mul(high, a_step), a_high);
+            b_low = multiply_add(f32x4_convert_i32x4(bl), f32x4_mul(low, b_step), b_low);
+            b_high = multiply_add(f32x4_convert_i32x4(bh), f32x4_mul(high, b_step), b_high);
         }
     }
+    *totals = [a_low, a_high, b_low, b_high];
+}
+
+/// Products of a panel with a row of activations.
+#[inline(always)]
+unsafe fn by_one<B: Block>(panel: *const u8, x: Activations, groups: usize, totals: &mut [v128; 4]) {
+    let (mut low_sum, mut high_sum) = (f32x4_splat(0.0), f32x4_splat(0.0));
+    for g in 0..groups {
+        let (mut l, mut h) = (i32x4_splat(0), i32x4_splat(0));
+        // SAFETY: the caller has `groups` groups of a panel and of the row.
+        unsafe {
+            let at = panel.add(g * PANEL * B::BYTES);
+            for i in 0..GROUP / 2 {
+                let [low, high] = B::integers(at, i);
+                let two = v128_load32_splat(x.0.add(g * GROUP + 2 * i).cast());
+                l = i32x4_add(l, i32x4_dot_i16x8(low, two));
+                h = i32x4_add(h, i32x4_dot_i16x8(high, two));
+            }
+            let step = v128_load32_splat(x.1.add(g).cast());
+            let (low, high) = (steps(at.add(PANEL * (B::BYTES - 2))), steps(at.add(PANEL * (B::BYTES - 2) + 8)));
+            low_sum = multiply_add(f32x4_convert_i32x4(l), f32x4_mul(low, step), low_sum);
+            high_sum = multiply_add(f32x4_convert_i32x4(h), f32x4_mul(high, step), high_sum);
+        }
+    }
+    (totals[0], totals[1]) = (low_sum, high_sum);
 }
 
 fn multiply(weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
