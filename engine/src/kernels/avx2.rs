@@ -168,10 +168,12 @@ unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut
                 let values = x.values.as_ptr().add(t * columns);
                 let of_groups = (x.steps.as_ptr().add(t * groups), x.sums.as_ptr().add(t * groups));
                 let to = out.as_mut_ptr().add(t * rows + o);
+                // The first of several rows asks for the panel that comes next: a core waits less for it then.
+                let is_ahead = t == 0 && count > 1;
                 t += match count - t {
-                    4.. => tile::<B, 4>(panel, values, of_groups, groups, to, rows, lanes),
-                    2.. => tile::<B, 2>(panel, values, of_groups, groups, to, rows, lanes),
-                    _ => tile::<B, 1>(panel, values, of_groups, groups, to, rows, lanes),
+                    4.. => tile::<B, 4>(panel, values, of_groups, groups, to, rows, lanes, is_ahead),
+                    2.. => tile::<B, 2>(panel, values, of_groups, groups, to, rows, lanes, is_ahead),
+                    _ => tile::<B, 1>(panel, values, of_groups, groups, to, rows, lanes, is_ahead),
                 }
             }
         }
@@ -181,6 +183,7 @@ unsafe fn multiply_panels<B: Block>(weights: Weights<'_>, x: &Rounded, out: &mut
 /// Products of a panel with T rows of activations, of which the first `lanes` are written; gives T.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
+#[allow(clippy::too_many_arguments)] // of a loop's body
 unsafe fn tile<B: Block, const T: usize>(
     panel: *const u8,
     values: *const i8,
@@ -189,12 +192,20 @@ unsafe fn tile<B: Block, const T: usize>(
     out: *mut f32,
     stride: usize,
     lanes: usize,
+    asks_for_next: bool,
 ) -> usize {
     let mut totals = [_mm256_setzero_ps(); T];
     // SAFETY: the caller has `groups` groups of a panel, T rows of activations, and room for T x lanes products.
     unsafe {
         for g in 0..groups {
             let at = panel.add(g * PANEL * B::BYTES);
+            if asks_for_next {
+                // Wherever it points: asking for memory ahead of time never faults.
+                let next = at.wrapping_add(groups * PANEL * B::BYTES);
+                for line in 0..(PANEL * B::BYTES).div_ceil(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
+                }
+            }
             let dots = B::dots::<T>(at, values.add(g * GROUP), sums.add(g), groups);
             let w_steps = _mm256_cvtph_ps(_mm_loadu_si128(at.add(PANEL * (B::BYTES - 2)).cast()));
             for (t, total) in totals.iter_mut().enumerate() {
