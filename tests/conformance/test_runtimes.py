@@ -47,7 +47,7 @@ def logits_of(rows: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def test_a_tally_by_hand() -> None:
-    tally = Tally(Tolerance(worst=0.5, most=0.5, median=0.1, tie=0.05))
+    tally = Tally(Tolerance(worst=0.5, median=0.1, tie=0.05))
     expected = logits_of([[1, 0], [1, 0.96], [1, 0], [0, 2]])
     tally.add(logits_of([[1, 0], [1, 1.01], [0.4, 0.5], [0, 2]]), expected)
     found = tally.result()
@@ -77,16 +77,6 @@ def test_a_systematic_error_fails_by_the_median_though_no_token_changes() -> Non
     tally.add(expected * np.float32(1.01), expected)
     assert tally.result()["top1_equal"] == 50
     assert tally.result()["status"] == "fail"
-
-
-def test_one_unstable_position_in_thousands_may_be_far_off_and_no_two_in_a_thousand() -> None:
-    expected = np.random.default_rng(0).normal(size=(2_000, 8)).astype(np.float32)
-    for positions, factor, status in ((1, 1.15, "pass"), (3, 1.15, "fail"), (1, 1.25, "fail")):
-        found = expected.copy()
-        found[:positions] *= np.float32(factor)
-        tally = Tally(ROUNDED)
-        tally.add(found, expected)
-        assert tally.result()["status"] == status, (positions, factor)
 
 
 def test_nothing_compared_is_no_pass_and_nonsense_is_refused() -> None:

@@ -117,7 +117,7 @@ def test_the_library_says_what_the_native_one_says(caller: Path, cpu: str) -> No
         said[family] = np.frombuffer(data, dtype=np.float32).reshape(expected.shape)
         # Sums of another order differ in the last digit, which now and then tips an activation to the next of 8 bits.
         relative = np.linalg.norm(said[family] - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        assert relative.max() <= ROUNDED.most, family
+        assert relative.max() <= ROUNDED.worst, family
         assert (said[family].argmax(axis=1) == expected.argmax(axis=1)).all()
     np.testing.assert_array_equal(said["scalar"], expected)
     for family in families[:-1]:

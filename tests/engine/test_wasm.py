@@ -85,7 +85,7 @@ def test_node_says_what_the_native_library_says(words: tuple[str, ...], family: 
         logits = np.array(found["logits"], dtype=np.float32).reshape(expected.shape)
         # Functions differ in the last digit, which now and then tips an activation over to the next of 8 bits.
         relative = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        assert relative.max() <= ROUNDED.most, kernels
+        assert relative.max() <= ROUNDED.worst, kernels
         # These tokens mean nothing, so that the two likeliest may be alike: what is first here is almost first there.
         first = np.take_along_axis(expected, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
         assert (expected.max(axis=1) - first).max() < 0.05, kernels
