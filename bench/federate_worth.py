@@ -181,7 +181,9 @@ def paint(figure: Figure, result: Mapping[str, Any]) -> None:
             xlabel="epsilon of a record",
             ylabel=f"{titles[found['metric']]}, sites in the mean: {len(mean['sites'])}",
         )
-        axes.legend(fontsize=7)
+    # Below the panels, where it covers no line; not every job has every kind.
+    shown = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), fontsize=8)
 
 
 if __name__ == "__main__":
