@@ -79,16 +79,25 @@ struct Piece<'a> {
     past: usize,
     x: &'a mut [f32],
     room: &'a mut Room,
+    /// How many of the first positions nobody reads: the last layer computes nothing but their keys and values.
+    unread: usize,
 }
 
 /// Run positions (T, D) through all layers, in place; their keys and values go into the cache behind `past`. `rooms` are
-/// made as they are needed.
+/// made as they are needed. Of the first `unread` positions no final state is computed: what is left there means nothing.
 ///
 /// Threads take a long prompt's positions by pieces, and one position's matrices and heads by parts.
 ///
 /// # Errors
 /// `Memory`: the system has not so much; nothing was computed.
-pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], rooms: &mut Vec<Room>) -> Result<()> {
+pub fn forward(
+    model: &Model,
+    cache: &mut Cache,
+    past: usize,
+    x: &mut [f32],
+    unread: usize,
+    rooms: &mut Vec<Room>,
+) -> Result<()> {
     let (width, team) = (model.config.width, model.team());
     let count = x.len() / width;
     cache.reserve(past, past + count)?;
@@ -101,10 +110,16 @@ pub fn forward(model: &Model, cache: &mut Cache, past: usize, x: &mut [f32], roo
         room.reserve(&model.config, count.min(size), past + count)?;
     }
     for (i, chunk) in x.chunks_mut(size * team.size() * width).enumerate() {
-        let past = past + i * size * team.size();
+        let first = i * size * team.size();
         let pieces = chunk.chunks_mut(size * width).zip(rooms.iter_mut()).enumerate();
-        let mut pieces: Vec<_> = pieces.map(|(i, (x, room))| Piece { past: past + i * size, x, room }).collect();
+        let piece = |(i, (x, room))| Piece { past: past + first + i * size, x, room, unread: 0 };
+        let mut pieces: Vec<_> = pieces.map(piece).collect();
         for layer in 0..model.config.layers {
+            if layer + 1 == model.config.layers {
+                for piece in &mut pieces {
+                    piece.unread = (past + unread).saturating_sub(piece.past).min(piece.x.len() / width);
+                }
+            }
             team.each(&mut pieces, |piece| before_attention(model, layer, piece));
             for piece in &pieces {
                 cache.write(layer, Half::Keys, piece.past, &piece.room.key);
@@ -138,36 +153,47 @@ pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Roo
     Ok(())
 }
 
-/// Queries, keys and values of the normed stream; one rounding serves all three.
+/// Queries, keys and values of the normed stream; one rounding serves all three where all have readers.
 fn before_attention(model: &Model, index: usize, piece: &mut Piece) {
     let (config, layer) = (&model.config, &model.layers[index]);
     let Room { normed, rounded, query, key, value, .. } = &mut *piece.room;
     norm_rows(model, piece.x, &layer.attention_norm, config.width, normed);
     rounded.is_current = false;
-    linear(model, normed, rounded, [(&layer.query, query), (&layer.key, key), (&layer.value, value)]);
+    if piece.unread == 0 {
+        linear(model, normed, rounded, [(&layer.query, query), (&layer.key, key), (&layer.value, value)]);
+    } else {
+        linear(model, normed, rounded, [(&layer.key, key), (&layer.value, value)]);
+        rounded.is_current = false;
+        linear(model, &normed[piece.unread * config.width..], rounded, [(&layer.query, query)]);
+    }
     if let Some((query_gain, key_gain)) = &layer.head_norms {
         norm_in_place(model, query, query_gain);
         norm_in_place(model, key, key_gain);
     }
-    for (heads, len) in [(query, config.heads), (key, config.kv_heads)] {
+    let past = piece.past;
+    for (heads, len, past) in [(query, config.heads, past + piece.unread), (key, config.kv_heads, past)] {
         for (t, heads) in heads.chunks_exact_mut(len * config.head_dim).enumerate() {
-            turn(model, piece.past + t, heads);
+            turn(model, past + t, heads);
         }
     }
 }
 
 fn attention_and_after(model: &Model, cache: &Cache, index: usize, piece: &mut Piece) {
     let (config, layer) = (&model.config, &model.layers[index]);
+    let x = &mut piece.x[piece.unread * config.width..];
+    if x.is_empty() {
+        return;
+    }
 
     // (1) Attention, and what it adds.
-    attend(model, cache, index, piece.past, piece.room);
+    attend(model, cache, index, piece.past + piece.unread, piece.room);
     let Room { normed, rounded, mixed, gate, up, added, .. } = &mut *piece.room;
     rounded.is_current = false;
     linear(model, mixed, rounded, [(&layer.output, added)]);
-    add(piece.x, added);
+    add(x, added);
 
     // (2) The gated MLP, and what it adds.
-    norm_rows(model, piece.x, &layer.mlp_norm, config.width, normed);
+    norm_rows(model, x, &layer.mlp_norm, config.width, normed);
     rounded.is_current = false;
     linear(model, normed, rounded, [(&layer.gate, gate), (&layer.up, up)]);
     // Row by row: what is left beside whole vectors is computed otherwise, and must not depend on the rows before.
@@ -176,7 +202,7 @@ fn attention_and_after(model: &Model, cache: &Cache, index: usize, piece: &mut P
     }
     rounded.is_current = false;
     linear(model, gate, rounded, [(&layer.down, added)]);
-    add(piece.x, added);
+    add(x, added);
 }
 
 /// Each query reads the keys and values up to its own position, a page at a time for several queries.

@@ -18,6 +18,16 @@ pub enum Inputs<'a> {
     Embeddings(&'a [f32]),
 }
 
+impl Inputs<'_> {
+    /// T, in a model of this width.
+    fn count(&self, width: usize) -> usize {
+        match self {
+            Inputs::Tokens(ids) => ids.len(),
+            Inputs::Embeddings(rows) => rows.len() / width,
+        }
+    }
+}
+
 /// A causal sequence and its cache.
 pub struct Session {
     model: Arc<Model>,
@@ -69,8 +79,8 @@ impl Session {
     /// `Capacity`: the context would be exceeded. `Shape`: an id outside the vocabulary, or embeddings that are not
     /// whole rows of finite numbers. `Memory`: the system has not so much. The session is unchanged.
     pub fn append(&mut self, inputs: Inputs<'_>) -> Result<()> {
-        let states = self.run(inputs)?;
         let width = self.model.config.width;
+        let states = self.run(inputs, inputs.count(width).saturating_sub(1))?;
         if let Some(last) = states.chunks_exact(width).last() {
             self.last = Some(memory::copied(last)?);
             self.length += states.len() / width;
@@ -87,10 +97,7 @@ impl Session {
     /// As `append`; `Shape` too for an index or a row outside. The session is unchanged.
     pub fn score(&mut self, inputs: Inputs<'_>, at: &[i64], rows: Option<&[u32]>) -> Result<Vec<f32>> {
         let (width, vocab) = (self.model.config.width, self.model.config.vocab);
-        let count = match inputs {
-            Inputs::Tokens(ids) => ids.len(),
-            Inputs::Embeddings(rows) => rows.len() / width,
-        };
+        let count = inputs.count(width);
         for index in at {
             if *index < -1 || *index >= count as i64 {
                 fail!(Shape, "at: expected indices from -1 to {}, got {index}", count as i64 - 1);
@@ -103,7 +110,8 @@ impl Session {
             fail!(Shape, "rows: expected ids below {vocab}, got {row}");
         }
         // What is tried lies in the cache behind `length`, where the next append overwrites it.
-        let states = if at.iter().any(|index| *index >= 0) { self.run(inputs)? } else { Vec::new() };
+        let first = at.iter().filter(|index| **index >= 0).min();
+        let states = first.map_or(Ok(Vec::new()), |first| self.run(inputs, *first as usize))?;
         let asked = rows.map_or(vocab, <[u32]>::len);
         let mut out = memory::filled(0.0, at.len().saturating_mul(asked))?;
         self.rooms.resize_with(self.rooms.len().max(1), Room::default);
@@ -160,13 +168,10 @@ impl Session {
         self.cache.truncate(mark.length);
     }
 
-    /// Final states (T, D) of new positions.
-    fn run(&mut self, inputs: Inputs<'_>) -> Result<Vec<f32>> {
+    /// Final states (T, D) of new positions; those of the first `unread` mean nothing.
+    fn run(&mut self, inputs: Inputs<'_>, unread: usize) -> Result<Vec<f32>> {
         let config = &self.model.config;
-        let count = match inputs {
-            Inputs::Tokens(ids) => ids.len(),
-            Inputs::Embeddings(rows) => rows.len() / config.width,
-        };
+        let count = inputs.count(config.width);
         if count > config.context - self.length {
             fail!(
                 Capacity,
@@ -199,7 +204,7 @@ impl Session {
                 self.model.embed(*id, row);
             }
         }
-        forward(&self.model, &mut self.cache, self.length, &mut x, &mut self.rooms)?;
+        forward(&self.model, &mut self.cache, self.length, &mut x, unread, &mut self.rooms)?;
         Ok(x)
     }
 }

@@ -91,6 +91,22 @@ def test_pieces_and_the_whole_are_the_same_bits(weights: bytes) -> None:
             np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
+def test_what_nobody_reads_changes_no_bit(weights: bytes) -> None:
+    """The last layer leaves out positions before the first one that is asked for; 150 of them are two chunks."""
+    rng = np.random.default_rng(7)
+    for family, num_threads in [*((family, 1) for family in kernel_families()), (kernel_families()[0], 2)]:
+        backend = EngineBackend(weights, kernels=family, num_threads=num_threads)
+        for inputs in (rng.integers(0, 259, 150).tolist(), rng.normal(size=(150, 64)).astype(np.float32)):
+            whole = all_logits(backend.session(), inputs)
+            for at in ([149], [148, 149], [130, 3, 140], [127], [128], [64, 149], [0]):
+                np.testing.assert_array_equal(backend.session().score(inputs, at), whole[at])
+            session = backend.session()
+            session.append(inputs)
+            np.testing.assert_array_equal(session.score([], [-1]), whole[-1:])
+            session.rewind(100)
+            np.testing.assert_array_equal(all_logits(session, inputs[100:]), whole[100:])
+
+
 def test_threads_change_no_bit(weights: bytes) -> None:
     tokens = np.random.default_rng(2).integers(0, 259, 150).tolist()
     found = []
