@@ -15,13 +15,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from conformance import decisions, table
-from conformance.compare import FLOAT32, Tally
+from conformance.compare import FLOAT32, FloatArray, Tally
 from conformance.families import SHAPES, random_family
 from conformance.models import PIECES_POSITIONS, ROOT, Model, hospital, stories260k
 from conformance.target import Absent, Failed, Target
@@ -143,20 +143,21 @@ def row_of(target: Target, models: Sequence[Model], positions: int) -> Row:
 
 def in_whole(target: Target, model: Model, positions: int) -> Row:
     """Logits of whole prompts beside the expected ones."""
-    prompts, expected = zip(*model.asked(positions, embeddings=target.takes_embeddings), strict=True)
-    tolerance = model.tolerance
+    asked = list(model.asked(positions, embeddings=target.takes_embeddings))
+    prompts = [prompt for prompt, *_ in asked]
+    wanted: Iterable[tuple[FloatArray, FloatArray | None]] = ((logits, moves) for _, logits, moves in asked)
     if target.beside is not None:
-        expected, tolerance = target.beside(model, prompts), FLOAT32
-    tally = Tally(tolerance)
-    for found, wanted in zip(target.logits(model, prompts), expected, strict=True):
-        tally.add(found, wanted)
+        wanted = ((logits, None) for logits in target.beside(model, prompts))
+    tally = Tally(model.tolerance if target.beside is None else FLOAT32)
+    for found, (expected, moves) in zip(target.logits(model, prompts), wanted, strict=True):
+        tally.add(found, expected, moves)
     return {"what": model.name, **tally.result()}
 
 
 def in_pieces(target: Target, model: Model, positions: int) -> Row:
     """Whether prompts in pieces give the bits of the whole."""
-    pairs = model.asked(min(positions, PIECES_POSITIONS), embeddings=target.takes_embeddings)
-    prompts = [prompt for prompt, _ in pairs]
+    asked = model.asked(min(positions, PIECES_POSITIONS), embeddings=target.takes_embeddings)
+    prompts = [prompt for prompt, *_ in asked]
     wholes = list(target.logits(model, prompts))
     pieces = list(target.logits(model, [prompt.in_pieces() for prompt in prompts]))
     differing = sum(int((a != b).any(axis=1).sum()) for a, b in zip(wholes, pieces, strict=True))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from conformance import rounding
 from conformance.compare import FLOAT32, ROUNDED, FloatArray, Tolerance
 from conformance.prompts import Prompt, hospital_prompts, story_prompts, take
 from smallhold.bundle.bring_gguf import read_gguf_source
@@ -44,6 +43,7 @@ class Model:
         tolerance: How far a runtime may be off.
         prompts: In the order in which fewer positions are taken.
         expected: Logits (T, V) of each prompt, from float32 arithmetic on the weights that the file holds.
+        moves: (T,) of each prompt, the unit of `ROUNDED`; None where activations are not rounded.
         share: Of the positions that a runtime can afford; 1 for the models that the table is about.
     """
 
@@ -54,21 +54,23 @@ class Model:
     tolerance: Tolerance
     prompts: list[Prompt]
     expected: list[FloatArray]
+    moves: list[FloatArray] | None = None
     share: float = 1.0
 
-    def asked(self, positions: int, *, embeddings: bool) -> Iterator[tuple[Prompt, FloatArray]]:
-        """Prompts of so many positions, or as many as there are, with what is expected of each.
+    def asked(self, positions: int, *, embeddings: bool) -> Iterator[tuple[Prompt, FloatArray, FloatArray | None]]:
+        """Prompts of so many positions, or as many as there are, with what is expected of each and its `moves`.
 
         Args:
             positions: Of all prompts together; the last one is cut.
             embeddings: Whether the runtime takes embeddings too.
         """
-        pairs = list(zip(self.prompts, self.expected, strict=True))
-        pairs = [(prompt, expected) for prompt, expected in pairs if embeddings or not prompt.has_embeddings]
+        moves = self.moves or [None] * len(self.prompts)
+        rows = zip(self.prompts, self.expected, moves, strict=True)
+        rows = [row for row in rows if embeddings or not row[0].has_embeddings]
         most = max(min(positions, FEWEST), round(positions * self.share))
-        cut = take([prompt for prompt, _ in pairs], most)
-        for prompt, (_, expected) in zip(cut, pairs, strict=False):
-            yield prompt, expected[: len(prompt)]
+        cut = take([prompt for prompt, *_ in rows], most)
+        for prompt, (_, expected, moved) in zip(cut, rows, strict=False):
+            yield prompt, expected[: len(prompt)], None if moved is None else moved[: len(prompt)]
 
 
 def stories260k(data: Path, folder: Path, positions: int) -> Model:
@@ -110,7 +112,7 @@ def hospital(folder: Path, positions: int) -> list[Model]:
         name = "hospital, float32" if bits == 32 else f"hospital, {bits} bits"
         gguf, onnx = write_files(folder, f"hospital-{bits}bit", source.config, trunk, tokens, merges)
         if bits == 32:  # the very numbers that 8 bits stand for, so that the same is expected
-            found.append(replace(as_shipped, name=name, gguf=gguf, onnx=onnx, tolerance=tolerance))
+            found.append(replace(as_shipped, name=name, gguf=gguf, onnx=onnx, tolerance=tolerance, moves=None))
         else:
             few = take(prompts, max(1, positions // 10))
             found.append(replace(_with_oracle(name, gguf, onnx, tolerance, few), share=0.1))
@@ -138,20 +140,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _with_oracle(name: str, gguf: Path, onnx: Path, tolerance: Tolerance, prompts: list[Prompt]) -> Model:
-    oracle = ReferenceBackend(gguf.read_bytes())
-    expected = []
-    for prompt in prompts:
-        session, found = oracle.session(), []
-        for part in prompt.parts:
-            found.append(session.score(part, list(range(len(part)))))
-            session.append(part)
-        expected.append(np.concatenate(found))
+    expected = rounding.logits(ReferenceBackend(gguf.read_bytes()), prompts)
     return Model(
         name=name,
         gguf=gguf,
         onnx=onnx,
-        vocab_size=oracle.vocab_size,
+        vocab_size=expected[0].shape[1],
         tolerance=tolerance,
         prompts=prompts,
         expected=expected,
+        moves=rounding.moves(gguf, prompts, expected) if tolerance is ROUNDED else None,
     )

@@ -76,7 +76,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         for beginnings in COLUMNS.values()
     ]
     rounded = [check for check in _logits(checks) if check["what"] == "hospital, 8 bits"]
-    cells.append(f"{rounded[0]['relative_worst']:.1%}" if rounded else "")
+    cells.append("".join(f"{check['relative_worst']:.1%}, {check['distance']['worst']:.1f}" for check in rounded))
     pieces = [check for check in checks if "differing" in check]
     differing = sum(check["differing"] for check in pieces)
     cells.append(("same bits" if not differing else f"{differing} differ") if pieces else "")

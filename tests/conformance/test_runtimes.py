@@ -24,7 +24,7 @@ from conformance.targets import TARGETS, python
 from tests.engine_library import build_engine
 
 from conformance import __main__ as command
-from conformance import decisions, table
+from conformance import decisions, rounding, table
 
 FEW = 120
 #: A share of .999 cannot be told of fewer: one position just beyond a tie would be a failure.
@@ -47,7 +47,7 @@ def logits_of(rows: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def test_a_tally_by_hand() -> None:
-    tally = Tally(Tolerance(worst=0.5, median=0.1, tie=0.05))
+    tally = Tally(Tolerance(worst=0.5, most=0.5, median=0.1, tie=0.05))
     expected = logits_of([[1, 0], [1, 0.96], [1, 0], [0, 2]])
     tally.add(logits_of([[1, 0], [1, 1.01], [0.4, 0.5], [0, 2]]), expected)
     found = tally.result()
@@ -71,12 +71,27 @@ def test_few_positions_fail_where_the_share_is_refuted_and_many_where_it_is_not_
     assert [most_others(n, FLOAT32) for n in (120, 1_000, 10_000)] == [0, 1, 10]
 
 
-def test_a_systematic_error_fails_by_the_median_though_no_token_changes() -> None:
+@pytest.mark.parametrize(
+    ("off", "status"),
+    [
+        ([0.7] * 300, "pass"),
+        ([0.7] * 297 + [1.7] * 3, "pass"),
+        ([0.7] * 296 + [1.7] * 4, "fail"),  # more than one in a hundred beyond 1.6
+        ([0.7] * 299 + [3.1], "fail"),
+        ([0.9] * 300, "fail"),
+        ([0.7] * 49 + [1.7], "pass"),
+        ([0.7] * 48 + [1.7] * 2, "fail"),
+    ],
+)
+def test_a_distance_is_judged_in_the_units_of_its_position(off: list[float], status: str) -> None:
+    expected = np.random.default_rng(0).normal(size=(len(off), 30)).astype(np.float32)
+    moves = np.geomspace(1e-3, 0.1, len(off)).astype(np.float32)
     tally = Tally(ROUNDED)
-    expected = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
-    tally.add(expected * np.float32(1.01), expected)
-    assert tally.result()["top1_equal"] == 50
-    assert tally.result()["status"] == "fail"
+    tally.add(expected * (1 + moves * np.array(off, np.float32))[:, None], expected, moves)
+    found = tally.result()
+    assert found["status"] == status
+    assert found["distance"]["worst"] == pytest.approx(max(off), rel=1e-3)
+    assert found["relative_worst"] > found["relative_median"]
 
 
 def test_nothing_compared_is_no_pass_and_nonsense_is_refused() -> None:
@@ -126,6 +141,26 @@ def test_a_runtime_that_is_wrong_or_breaks_off_fails(models: list[Model], engine
     assert row["checks"][0]["top1_other"] > 0
     row = command.row_of(twisted(broken), models[:1], FEW)
     assert (row["status"], row["reason"]) == ("fail", "the lights went out")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda layer: replace(layer, query=layer.query * np.float32(1.03)),
+        lambda layer: replace(layer, up=layer.up * np.float32(1.03)),
+        lambda layer: replace(layer, value=layer.value * (np.arange(len(layer.value)) != 7)[:, None]),
+    ],
+    ids=["queries 3 % too long", "a product 3 % too large", "a row of values left out"],
+)
+def test_a_small_fault_behind_the_rounding_fails(models: list[Model], fault: Callable[[Any], Any]) -> None:
+    def logits(model: Model, prompts: Sequence[Prompt]) -> Iterator[np.ndarray]:
+        yield from rounding.logits(oracle, prompts)
+
+    oracle = rounding.RoundedOracle(models[0].gguf.read_bytes(), seed=99)
+    target = Target(name="rounded", logits=logits)
+    assert command.in_whole(target, models[0], ENOUGH)["status"] == "pass"
+    oracle.layers[:] = [fault(layer) for layer in oracle.layers]
+    assert command.in_whole(target, models[0], ENOUGH)["status"] == "fail"
 
 
 def test_pieces_that_differ_by_one_bit_fail(models: list[Model], engine: Target) -> None:
@@ -200,7 +235,11 @@ def test_the_page_holds_the_table_of_the_result_that_ships() -> None:
 def test_few_positions_are_of_all_kinds(models: list[Model]) -> None:
     for positions in (30, FEW):
         asked = list(models[0].asked(positions, embeddings=True))
-        assert {prompt.kind for prompt, _ in asked} == {"words", "text", "signal"}
-        assert sum(len(prompt) for prompt, _ in asked) == positions
-        assert all(expected.shape == (len(prompt), models[0].vocab_size) for prompt, expected in asked)
-    assert not any(prompt.has_embeddings for prompt, _ in models[0].asked(FEW, embeddings=False))
+        assert {prompt.kind for prompt, *_ in asked} == {"words", "text", "signal"}
+        assert sum(len(prompt) for prompt, *_ in asked) == positions
+        for prompt, expected, moves in asked:
+            assert expected.shape == (len(prompt), models[0].vocab_size)
+            assert moves is not None
+            assert moves.shape == (len(prompt),)
+            assert ((moves > 0) & (moves < 0.3)).all()
+    assert not any(prompt.has_embeddings for prompt, *_ in models[0].asked(FEW, embeddings=False))

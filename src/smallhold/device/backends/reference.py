@@ -118,7 +118,7 @@ class ReferenceBackend:
         present = np.empty((num_new, *past.shape[1:]), dtype=np.float32)
         group = self.num_heads // self.num_kv_heads
         for i, layer in enumerate(self.layers):
-            h = self._norm(x, layer.attention_norm)
+            h = self._activations(self._norm(x, layer.attention_norm))
             query = self._rotate((h @ layer.query.T).reshape(num_new, self.num_heads, -1), position)
             present[:, i, 0] = self._rotate((h @ layer.key.T).reshape(num_new, self.num_kv_heads, -1), position)
             present[:, i, 1] = (h @ layer.value.T).reshape(num_new, self.num_kv_heads, -1)
@@ -131,12 +131,16 @@ class ReferenceBackend:
                 weight = np.exp(weight - weight.max(axis=1, keepdims=True))
                 weight /= weight.sum(axis=1, keepdims=True)
                 mixed[:, head] = weight @ values[:, head // group]
-            x = x + mixed.reshape(num_new, -1) @ layer.output.T
-            h = self._norm(x, layer.mlp_norm)
+            x = x + self._activations(mixed.reshape(num_new, -1)) @ layer.output.T
+            h = self._activations(self._norm(x, layer.mlp_norm))
             gate = h @ layer.gate.T
-            x = x + (gate / (1 + np.exp(-gate)) * (h @ layer.up.T)) @ layer.down.T
-        logits: FloatArray = self._norm(x, self.final_norm) @ self.head.T
+            x = x + self._activations(gate / (1 + np.exp(-gate)) * (h @ layer.up.T)) @ layer.down.T
+        logits: FloatArray = self._activations(self._norm(x, self.final_norm)) @ self.head.T
         return logits, present
+
+    def _activations(self, x: FloatArray) -> FloatArray:
+        """What a product with a weight matrix reads, (T, width): as it is here, rounded in `conformance`."""
+        return x
 
     def _norm(self, x: FloatArray, weight: FloatArray) -> FloatArray:
         scale = np.sqrt(np.mean(x * x, axis=1, keepdims=True) + np.float32(self.norm_epsilon))
