@@ -153,19 +153,15 @@ pub fn logits(model: &Model, state: &[f32], rows: Option<&[u32]>, room: &mut Roo
     Ok(())
 }
 
-/// Queries, keys and values of the normed stream; one rounding serves all three where all have readers.
+/// Queries, keys and values of the normed stream; one rounding serves all three where all are read.
 fn before_attention(model: &Model, index: usize, piece: &mut Piece) {
     let (config, layer) = (&model.config, &model.layers[index]);
     let Room { normed, rounded, query, key, value, .. } = &mut *piece.room;
     norm_rows(model, piece.x, &layer.attention_norm, config.width, normed);
     rounded.is_current = false;
-    if piece.unread == 0 {
-        linear(model, normed, rounded, [(&layer.query, query), (&layer.key, key), (&layer.value, value)]);
-    } else {
-        linear(model, normed, rounded, [(&layer.key, key), (&layer.value, value)]);
-        rounded.is_current = false;
-        linear(model, &normed[piece.unread * config.width..], rounded, [(&layer.query, query)]);
-    }
+    linear(model, normed, rounded, [(&layer.key, key), (&layer.value, value)]);
+    rounded.is_current &= piece.unread == 0;
+    linear(model, &normed[piece.unread * config.width..], rounded, [(&layer.query, query)]);
     if let Some((query_gain, key_gain)) = &layer.head_norms {
         norm_in_place(model, query, query_gain);
         norm_in_place(model, key, key_gain);
