@@ -1,6 +1,6 @@
 """The same prompts and decisions on every runtime that is here: `make conformance`.
 
-    python -m conformance                    all targets: about a quarter of an hour on two quiet cores
+    python -m conformance                    all targets: some twenty minutes on two quiet cores
     python -m conformance --only wasm        these again, beside what the result says of the others
     python -m conformance --publish          take the result into conformance/result.json and README.md
 
