@@ -57,11 +57,11 @@ def logits(oracle: ReferenceBackend, prompts: Iterable[Prompt]) -> list[FloatArr
     return found
 
 
-def moves(gguf: Path, prompts: list[Prompt], expected: list[FloatArray], grids: int = GRIDS) -> list[FloatArray]:
-    """(T,) of each prompt: how far from `expected` rounding moved the oracle, at the most, over the grids."""
+def moves(gguf: Path, prompts: list[Prompt], expected: list[FloatArray]) -> list[FloatArray]:
+    """(T,) of each prompt: how far from `expected` rounding moved the oracle, at the most, over all grids."""
     data = gguf.read_bytes()
     most = [np.zeros(len(prompt), np.float32) for prompt in prompts]
-    for seed in range(grids):
+    for seed in range(GRIDS):
         rounded = logits(RoundedOracle(data, seed), prompts)
         for i, (found, wanted) in enumerate(zip(rounded, expected, strict=True)):
             most[i] = np.maximum(most[i], relative_distance(found, wanted))

@@ -11,6 +11,8 @@ import pytest
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine"
 PROGRAM = ENGINE / "target" / "release" / "smallhold-engine"
+#: Largest relative distance of a position's logits where two sides round activations to 8 bits in another order.
+MOST_APART = 0.06
 
 
 @cache

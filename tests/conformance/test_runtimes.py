@@ -90,6 +90,7 @@ def test_a_distance_is_judged_in_the_units_of_its_position(off: list[float], sta
     tally.add(expected * (1 + moves * np.array(off, np.float32))[:, None], expected, moves)
     found = tally.result()
     assert found["status"] == status
+    assert found["top1_equal"] == len(off)  # no token changes, and a systematic error fails all the same
     assert found["distance"]["worst"] == pytest.approx(max(off), rel=1e-3)
     assert found["relative_worst"] > found["relative_median"]
 
