@@ -57,6 +57,20 @@ def test_the_smaller_run_says_what_became_of_the_teacher(small: Path, teacher: t
     assert config.vocab_size == said["vocab_size"] <= 980
 
 
+def test_run_and_teacher_can_be_moved(
+    small: Path, teacher: tuple[Path, JointSummary], data: Path, tmp_path: Path
+) -> None:
+    for run in (small, teacher[0]):
+        shutil.copytree(run, tmp_path / run.name)
+    moved = tmp_path / small.name
+    (moved / "shrink.json").unlink()
+    run_shrink(recipe_of(tmp_path / teacher[0].name), data, moved, progress=silent, threads=1)
+    weights = Path("checkpoint", "model.safetensors")
+    assert (moved / weights).read_bytes() == (small / weights).read_bytes()
+    state = Path("training", "state.safetensors")  # nothing was learnt a second time
+    assert (moved / state).stat().st_mtime_ns == (small / state).stat().st_mtime_ns
+
+
 def test_it_bundles_and_decides_like_any_run(small: Path, data: Path) -> None:
     created = datetime(2026, 1, 1, tzinfo=UTC)
     request, is_simulated = request_of_run(

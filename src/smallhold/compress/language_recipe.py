@@ -5,7 +5,7 @@ Told apart from a sector's recipe by its table `[corpus]`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from smallhold.compress.distill_losses import DistillConfig
@@ -198,8 +198,8 @@ class LanguageRecipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the whole recipe."""
-        return sha256_hex(canonical_json(asdict(self)))
+        """SHA-256 of the recipe, but for where the teacher lies: what it is has a digest of its own."""
+        return sha256_hex(canonical_json(asdict(replace(self, teacher=""))))
 
     @property
     def steps(self) -> int:

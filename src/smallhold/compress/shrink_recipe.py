@@ -142,8 +142,8 @@ class ShrinkRecipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the whole recipe."""
-        return sha256_hex(canonical_json(asdict(self)))
+        """SHA-256 of the recipe, but for where the teacher lies: what it is has a digest of its own."""
+        return sha256_hex(canonical_json(asdict(replace(self, teacher=""))))
 
     def healed(self, taught: JointRecipe, base: Path) -> JointRecipe:
         """The teacher's recipe, for the smaller model.

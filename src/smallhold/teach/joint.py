@@ -146,7 +146,12 @@ def run_joint(
     labels = {choice.task: _digest_of_labels(Path(choice.teacher)) for choice in recipe.text if choice.teacher}
     for choice in recipe.signal:
         data[choice.task] = {"data_set": stays[0].data_set, "examples": len(stays), "digest": digest_stays(stays)}
-    identity = {"recipe": recipe.digest, "base": base_digest, "data": data, "versions": library_versions()}
+    identity = {
+        "recipe": replace(recipe, base="").digest,  # where the base lies does not matter: a run can be moved
+        "base": base_digest,
+        "data": data,
+        "versions": library_versions(),
+    }
     if labels:
         identity["labels"] = labels
     if teacher is not None:
