@@ -152,7 +152,7 @@ def run_shrink(
         run: Folder of the run.
         progress: Called with a caption, steps done and steps in all.
         threads: Threads of torch.
-        answers: Folder that keeps what the teacher says of patients; default `answers/` of the run.
+        answers: Folder that keeps what the teacher says; default `answers/` of the run.
 
     Raises:
         DataError: the teacher's run or a data set is missing, or the folder holds another run.

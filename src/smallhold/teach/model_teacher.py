@@ -6,7 +6,7 @@ teacher's probabilities of the choices, and nothing else of it, so shapes and vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,8 +61,8 @@ class ModelTeacher:
         temperature: Logits of text choices are divided by it. A teacher has seen these texts, and is surer of them
             than of others.
         checkpoint: Other weights of the run, for example its quantized twin; None for the trained ones.
-        keep: Folder that keeps answers about patients, each under a digest of what was asked; None keeps none. Asking
-            takes minutes, and students of one search ask the same.
+        keep: Folder that keeps answers, each under a digest of what was asked; None keeps none. Asking takes minutes,
+            and students of one search ask the same.
     """
 
     run: Path
@@ -158,10 +158,20 @@ class ModelTeacher:
         task = self.task(name)
         if task.text is None or set(task.fields[0].choices) != set(choices):
             raise DataError(f"teacher {self.run}: its task {name} has other choices")
+        most = task.text.max_tokens
+        asked = sha256_hex(canonical_json([name, most, list(choices), list(texts)]))
+        logits = self._kept([asked], lambda: self._choice_logits(name, texts, choices, most))
+        said: NDArray[np.float32] = torch.softmax(torch.from_numpy(logits) / self.temperature, dim=-1).numpy()
+        return said
+
+    def _choice_logits(
+        self, name: str, texts: Sequence[str], choices: Sequence[str], max_tokens: int
+    ) -> NDArray[np.float32]:
+        """(N, K) logits behind the marker that closes each text."""
         rows = torch.tensor([token_id(self.tokenizer, choice_token(name, choice)) for choice in choices])
         bos, marker, filler = (token_id(self.tokenizer, word) for word in (BOS, marker_of(name), PAD))
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ids = [[bos, marker, *encoding.ids[: task.text.max_tokens], marker] for encoding in encodings]
+        ids = [[bos, marker, *encoding.ids[:max_tokens], marker] for encoding in encodings]
         order = np.argsort([len(row) for row in ids], kind="stable")  # little padding
         said = np.empty((len(ids), len(choices)), dtype=np.float32)
         for start in range(0, len(order), _BLOCK):
@@ -170,8 +180,7 @@ class ModelTeacher:
             with torch.no_grad():
                 hidden = self.model.trunk.hidden(self.model.trunk.embed(torch.from_numpy(pad(batch, filler))))
             read = hidden[torch.arange(len(batch)), torch.tensor([len(row) - 1 for row in batch])]
-            logits = self.model.trunk.choice_logits(read, rows).detach() / self.temperature
-            said[part] = torch.softmax(logits, dim=-1).numpy()
+            said[part] = self.model.trunk.choice_logits(read, rows).detach().numpy()
         return said
 
     def mixed(self, target: NDArray[np.float32], said: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -183,22 +192,31 @@ class ModelTeacher:
         """The same patients, real and recombined, with the teacher's answers mixed in."""
         synthetic = []
         for item in data.synthetic:
-            said = self._kept(data, item)
+            said = self._answers_about(data, item)
             synthetic.append(replace(item, target=self.mixed(item.target, said)))
-        target = self.mixed(data.target, self._kept(data, None))
+        target = self.mixed(data.target, self._answers_about(data, None))
         return replace(data, target=target, synthetic=tuple(synthetic))
 
-    def _kept(self, data: SignalData, item: SyntheticSet | None) -> NDArray[np.float32]:
-        """(N, T) answers about real or recombined patients, asked once."""
-        if self.keep is None:
-            return self._ask(data, item)
+    def _answers_about(self, data: SignalData, item: SyntheticSet | None) -> NDArray[np.float32]:
+        """(N, T) answers about real or recombined patients."""
         asked: list[NDArray[Any]] = [data.channels, data.static]
         asked += [] if item is None else [item.donor, item.is_swapped]
-        key = sha256_hex(self._answers.encode() + b"".join(sha256_hex(part.tobytes()).encode() for part in asked))
+        return self._kept([sha256_hex(part.tobytes()) for part in asked], lambda: self._ask(data, item))
+
+    def _kept(self, asked: Sequence[str], ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What was answered to the same question before, or is now.
+
+        Args:
+            asked: Digests of the question's parts.
+            ask: Answers it.
+        """
+        if self.keep is None:
+            return ask()
+        key = sha256_hex("".join([self._answers, *asked]).encode())
         path = self.keep / f"{key[:24]}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_part(path, said=self._ask(data, item))
+            save_part(path, said=ask())
         said: NDArray[np.float32] = load_part(path)["said"]
         return said
 
