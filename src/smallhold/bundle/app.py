@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from smallhold.device.bounded_file import read_bounded
 from smallhold.device.bundle_files import open_bundle_files
 from smallhold.device.durable_file import write_durably
 from smallhold.device.manifest import ENVELOPE_NAME, MANIFEST_NAME, FileEntry, Manifest
@@ -122,15 +123,9 @@ def write_app(bundle: Path, out: Path, *, trusted_keys: Path, now: datetime, pro
 
 
 def _program(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_PROGRAM_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"program {path} cannot be read: {error}") from error
+    data = read_bounded(path, _MOST_PROGRAM_BYTES, what="program")
     if data.endswith(MAGIC):
         raise InputError(f"program {path}: is an app already: expected the engine's program alone")
-    if len(data) > _MOST_PROGRAM_BYTES:
-        raise InputError(f"program {path}: expected at most {_MOST_PROGRAM_BYTES:,} bytes")
     return data
 
 

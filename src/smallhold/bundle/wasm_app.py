@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from smallhold.bundle.app import MAGIC, AppSize, bundle_for_engine
+from smallhold.device.bounded_file import read_bounded
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import BundleError, InputError
 
@@ -47,7 +48,7 @@ def write_wasm_app(
             f"the engine's program for WASI was not found at {path}",
             hint="engine/build.sh wasm32-wasip1, or give --engine FILE",
         )
-    engine = _read(path)
+    engine = read_bounded(path, _MOST_PROGRAM_BYTES, what="program")
     lengths = len(inside.archive).to_bytes(8, "little") + len(inside.keys).to_bytes(8, "little")
     module = put_inside(engine, inside.archive + inside.keys + lengths + MAGIC, str(path))
     try:
@@ -158,14 +159,3 @@ def _signed_number(value: int) -> bytes:
         made.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*made, value])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_PROGRAM_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"program {path} cannot be read: {error}") from error
-    if len(data) > _MOST_PROGRAM_BYTES:
-        raise InputError(f"program {path}: expected at most {_MOST_PROGRAM_BYTES:,} bytes")
-    return data

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from smallhold.cli.options import home_of
 from smallhold.cli.output import note, print_json
+from smallhold.device.bounded_file import read_bounded
 from smallhold.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from smallhold.device.wasi_nn import run_guest
 
     limits = _limits(args)
-    wasm = _read(args.guest, limits.module_bytes)
+    wasm = read_bounded(args.guest, limits.module_bytes, what="guest")
     grants = [_grant(text, False) for text in args.grant] + [_grant(text, True) for text in args.grant_write]
     models = _models(args)
     stdin = b"" if args.no_input or sys.stdin.isatty() else sys.stdin.buffer.read(_MOST_INPUT_BYTES + 1)
@@ -141,14 +142,6 @@ def _grant(text: str, is_writable: bool) -> Grant:
 
     folder, _, name = text.partition(":")
     return Grant(Path(folder), name or Path(folder).name or "/", is_writable)
-
-
-def _read(path: Path, most: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise InputError(f"{path}: expected at most {most:,} bytes")
-    return data
 
 
 def _through(descriptor: int) -> Callable[[bytes], None]:
