@@ -1,6 +1,6 @@
 """What is a teacher worth to a smaller model, what is pruning worth, and what does training give back at few bits?
 
-    python bench/students.py [NAME ...]     # needs the run that `make models` leaves, SMALLHOLD_DATA, and hours
+    python bench/students.py [NAME ...]     # needs the runs that `make models` leaves, SMALLHOLD_DATA, and hours
 
 Students are measured on the test split, the trunk alone: AUROC above NEWS2's at every hour, macro-F1 above that of the
 commonest label. Nothing is chosen by these figures. Results lie in `docs/figures/students-NAME.json`; runs, and what an
@@ -46,31 +46,43 @@ STUDENTS = RUNS / "students"
 _SEEDS = (0, 1, 2)
 #: Half of the layers, and of the vocabulary about half.
 _HALF = ShapeChoice(num_hidden_layers=4, vocab_size=4096)
+#: Of the teacher's passes: what is left whole needs less healing.
+_HALF_EPOCHS = 0.5
 _ROUNDS = 7
 _QAT_EPOCHS = 0.25
 
 
 def main() -> int:
     """Carry out what was asked for."""
-    return carry_out(__doc__, {"eighth": eighth, "half": half, "rounding": rounding})
+    return carry_out(__doc__, {"eighth": eighth, "texts": texts, "half": half, "rounding": rounding})
 
 
 def eighth(place: Place) -> None:
     """An eighth of the parameters, pruned from the teacher: healed with its answers, or on labels alone."""
-    recipe = _recipe()
+    _with_and_without("eighth", _recipe(), eighth, place)
+
+
+def texts(place: Place) -> None:
+    """An eighth of finance's parameters, with the teacher's answers or on labels alone: thousands of unseen texts."""
+    recipe = replace(_recipe(), teacher=str(RUNS / "finance"), name="finance-small")
+    _with_and_without("texts", recipe, texts, place)
+
+
+def _with_and_without(name: str, recipe: ShrinkRecipe, function: Callable[[Place], None], place: Place) -> None:
     healing = {"with the teacher": recipe.healing, "labels alone": replace(recipe.healing, teacher_weight=0.0)}
     found = _Found(recipe, place)
     for seed in _SEEDS:
         for variant, how in healing.items():
-            run = _shrink(f"eighth-{variant.replace(' ', '-')}-{seed}", replace(recipe, seed=seed, healing=how), place)
+            run = _shrink(f"{name}-{variant.replace(' ', '-')}-{seed}", replace(recipe, seed=seed, healing=how), place)
             found.add(variant, seed, run, twin_folder(run, 8))
-    _write("eighth", eighth, found.rows)
+    _write(name, function, found.rows)
 
 
 def half(place: Place) -> None:
     """Half of the layers and of the vocabulary, 8 bits: pruned and healed, or that shape from scratch as long."""
-    recipe = replace(_recipe(), shape=_HALF, name="hospital-half")
-    healing = {"pruned": recipe.healing, "from scratch": replace(recipe.healing, from_scratch=True)}
+    healed = replace(_recipe().healing, epochs=_HALF_EPOCHS)
+    recipe = replace(_recipe(), shape=_HALF, name="hospital-half", healing=healed)
+    healing = {"pruned": healed, "from scratch": replace(healed, from_scratch=True)}
     found = _Found(recipe, place)
     for variant, how in healing.items():
         run = _shrink(f"half-{variant.replace(' ', '-')}", replace(recipe, healing=how), place)
