@@ -74,8 +74,9 @@ def student_table(title: str, result: dict[str, Any]) -> str:
         cells = " | ".join(signed(row["gain"][task]) for task in tasks)
         lines.append(f"| {row['variant']} | {row['seed']} | {row['parameters']:,} | {row['share']:.3f} | {cells} |")
     if speed := result.get("speed"):
-        lines += ["", f"A decision takes the teacher {speed['ratio']:.2f} times as long "]
-        lines[-1] += f"({speed['lowest']:.2f} to {speed['highest']:.2f}; processor time, one thread, in turn)."
+        spread = f"{speed['low']:.2f} to {speed['high']:.2f}, 10th to 90th percentile"
+        ratio = f"{speed['ratio']:.2f} times as long ({spread}; processor time, one thread, in turn)"
+        lines += ["", f"A decision takes the teacher {ratio}."]
     return "\n".join(lines) + "\n"
 
 
