@@ -6,7 +6,7 @@ teacher's probabilities of the choices, and nothing else of it, so shapes and vo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +159,10 @@ class ModelTeacher:
         if task.text is None or set(task.fields[0].choices) != set(choices):
             raise DataError(f"teacher {self.run}: its task {name} has other choices")
         most = task.text.max_tokens
-        asked = sha256_hex(canonical_json([name, most, list(choices), list(texts)]))
-        logits = self._kept([asked], lambda: self._choice_logits(name, texts, choices, most))
+        logits = self._kept(
+            lambda: [canonical_json([name, most, list(choices), list(texts)])],
+            lambda: self._choice_logits(name, texts, choices, most),
+        )
         said: NDArray[np.float32] = torch.softmax(torch.from_numpy(logits) / self.temperature, dim=-1).numpy()
         return said
 
@@ -201,18 +203,20 @@ class ModelTeacher:
         """(N, T) answers about real or recombined patients."""
         asked: list[NDArray[Any]] = [data.channels, data.static]
         asked += [] if item is None else [item.donor, item.is_swapped]
-        return self._kept([sha256_hex(part.tobytes()) for part in asked], lambda: self._ask(data, item))
+        return self._kept(lambda: (part.tobytes() for part in asked), lambda: self._ask(data, item))
 
-    def _kept(self, asked: Sequence[str], ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _kept(
+        self, asked: Callable[[], Iterable[bytes]], ask: Callable[[], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
         """What was answered to the same question before, or is now.
 
         Args:
-            asked: Digests of the question's parts.
+            asked: The question's parts, called where answers are kept: patients are many bytes.
             ask: Answers it.
         """
         if self.keep is None:
             return ask()
-        key = sha256_hex("".join([self._answers, *asked]).encode())
+        key = sha256_hex("".join([self._answers, *map(sha256_hex, asked())]).encode())
         path = self.keep / f"{key[:24]}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
