@@ -22,7 +22,7 @@ from typing import Any
 import figures
 import numpy as np
 from numpy.typing import NDArray
-from place import RUNS, Place, carry_out, smallhold
+from place import RUNS, Place, carry_out, publisher, smallhold
 from text_card import TASK, text_card, write_text_cards
 
 from smallhold.cli.output import ProgressBar
@@ -40,8 +40,6 @@ from smallhold.teach.pretrain import run_pretraining
 from smallhold.teach.pretrain_recipe import PretrainRecipe, read_pretrain_recipe
 
 ABLATIONS = RUNS / "ablations"
-_KEYS = ("--trusted-keys", str(figures.ROOT / "models" / "trusted_keys"))
-_PUBLISHER = ("--home", str(RUNS / "publisher"))
 #: Short enough to be trained twice; the shipped base reads more.
 _SHORT_MILLION_TOKENS = 2.5
 _NEVER = 1_000_000
@@ -158,14 +156,14 @@ def _bundle(run: Path, *, bits: int, place: Place) -> None:
     smallhold("compress", str(run), "--bits", str(bits))
     smallhold(
         "bundle", "build", str(run), "--bits", str(bits), "--out", str(run / f"bundle-{bits}"),
-        "--data", str(place.data), *_PUBLISHER,
+        "--data", str(place.data), *publisher(),
     )  # fmt: skip
 
 
 def _measure(name: str, control: tuple[Path, str], besides: dict[str, Path], place: Place, *more: str) -> None:
     """Measure one bundle's task, and other bundles beside it."""
     bundle, task = control
-    words = [str(bundle), "--task", task, *_KEYS, "--quality-only", *more]
+    words = [str(bundle), "--task", task, *publisher(), "--quality-only", *more]
     for label, other in besides.items():
         words += ["--beside", f"{label}={other}"]
     result = figures.without(figures.evaluate(words, str(place.data)))

@@ -21,7 +21,7 @@ from typing import Any
 
 import figures
 import numpy as np
-from place import RUNS, Place, carry_out, smallhold
+from place import RUNS, Place, carry_out, publisher, smallhold
 
 from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
@@ -86,7 +86,7 @@ def _row(budget: Budget, result: SearchResult, folder: Path, place: Place) -> di
     if not bundle.exists():
         smallhold(
             "bundle", "build", str(run), "--bits", str(result.bits), "--out", str(bundle),
-            "--data", str(place.data), "--home", str(RUNS / "publisher"),
+            "--data", str(place.data), *publisher(),
         )  # fmt: skip
     weighed = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as scratch:

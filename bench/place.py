@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,15 @@ def carry_out(about: str | None, measurements: Mapping[str, Callable[[Place], No
         for path, text in figures.pages().items():
             figures.write(path, text)
     return 0
+
+
+def publisher() -> tuple[str, str]:
+    """The option `--home` of who signs what is built on the way, and trusts what is shipped as well."""
+    home = RUNS / "publisher"
+    smallhold("device", "--home", str(home), "init")
+    for key in (figures.ROOT / "models" / "trusted_keys").glob("*.pem"):
+        shutil.copy(key, home / "trust")
+    return "--home", str(home)
 
 
 def smallhold(*words: str) -> None:
