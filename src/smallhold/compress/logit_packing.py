@@ -161,25 +161,22 @@ def unpack(layout: RecordLayout, records: NDArray[np.uint8]) -> SparseTargets:
     if records.shape[-1] != layout.num_bytes:
         raise ShapeError(f"cache: expected records of {layout.num_bytes} bytes, got {records.shape[-1]}")
     shape = records.shape[:-1]
-    bits = np.unpackbits(records.reshape(-1, layout.num_bytes), axis=1)
-    counts = (
-        (1, layout.probability_bits),
-        (layout.head, layout.id_bits),
-        (layout.head, layout.probability_bits),
-        (layout.tail, layout.id_bits),
+    rest, head_ids, head, tail_ids = _from_bytes(
+        records.reshape(-1, layout.num_bytes),
+        [
+            (1, layout.probability_bits),
+            (layout.head, layout.id_bits),
+            (layout.head, layout.probability_bits),
+            (layout.tail, layout.id_bits),
+        ],
     )
-    fields, start = [], 0
-    for count, width in counts:
-        part = bits[:, start : start + count * width].reshape(len(bits), count, width)
-        fields.append(part @ (1 << np.arange(width - 1, -1, -1)))
-        start += count * width
-    logprobs = -np.concatenate([fields[0], fields[2]], axis=1) * layout.step
+    logprobs = -np.concatenate([rest, head], axis=1) * layout.step
     logprobs -= np.log(np.exp(logprobs).sum(axis=1, keepdims=True))
     return SparseTargets(
-        fields[1].reshape(*shape, layout.head),
+        head_ids.reshape(*shape, layout.head),
         logprobs[:, 1:].astype(np.float32).reshape(*shape, layout.head),
         logprobs[:, 0].astype(np.float32).reshape(shape),
-        fields[3].reshape(*shape, layout.tail),
+        tail_ids.reshape(*shape, layout.tail),
     )
 
 
@@ -207,3 +204,15 @@ def _to_bytes(fields: list[tuple[NDArray[np.int64], int]]) -> NDArray[np.uint8]:
         for values, width in fields
     ]
     return np.packbits(np.concatenate(bits, axis=1), axis=1)
+
+
+def _from_bytes(records: NDArray[np.uint8], fields: list[tuple[int, int]]) -> list[NDArray[np.int64]]:
+    """Undo `_to_bytes`: for every field its columns, given how many they are and their width in bits."""
+    counts = [count for count, _ in fields]
+    width = np.repeat([width for _, width in fields], counts)
+    end = width.cumsum()
+    first, skipped = np.divmod(end - width, 8)
+    # A column lies in the four bytes from the one in which it begins.
+    padded = np.pad(records, ((0, 0), (0, 3))).astype(np.int64)
+    word = sum(padded[:, first + i] << 8 * (3 - i) for i in range(4))
+    return np.split(word >> (32 - skipped - width) & (1 << width) - 1, np.cumsum(counts)[:-1], axis=1)
