@@ -29,9 +29,9 @@ import torch
 
 from smallhold.cli.output import ProgressBar
 from smallhold.compress.healing import HealingLoss, Student
-from smallhold.compress.language import run_language
+from smallhold.compress.language import run_language, teacher_of
 from smallhold.compress.language_corpus import read_corpus, token_windows
-from smallhold.compress.language_prune import Pruned, taught_vocabulary
+from smallhold.compress.language_prune import Pruned
 from smallhold.compress.language_recipe import LanguageHealing, LanguageRecipe, read_language_recipe
 from smallhold.compress.language_source import open_source, read_tokenizer
 from smallhold.compress.logit_cache import LogitCache
@@ -150,7 +150,7 @@ def _steps(recipe: LanguageRecipe, run: Path, data: Path | None) -> dict[str, Ca
         seed=recipe.seed,
         progress=lambda *_: None,
     )
-    teacher, cache = taught_vocabulary(source, kept), LogitCache(run / "cache")
+    teacher, cache = teacher_of(source, kept, run), LogitCache(run / "cache")
 
     def step_of(targets: str) -> Callable[[int], None]:
         choice, model = _contestant(recipe, targets).healing, load_language_model(run / "pruned")

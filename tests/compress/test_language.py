@@ -54,6 +54,17 @@ def test_cached_targets_teach_what_a_live_teacher_does(world: Path, cached: Lang
     assert live.cache_bytes == 0
 
 
+def test_a_teacher_is_worth_having_in_a_smaller_vocabulary(world: Path, tmp_path: Path) -> None:
+    """Asked to read the student's pieces it would be lost: so taught, this student ends at 3.6 bits."""
+    trimmed = {"[healing]": "vocab_size = 290\n[healing]"}
+    healed = {
+        targets: compress(world, tmp_path / targets, {**trimmed, "cached": targets}).bits_per_byte["healed"]
+        for targets in ("cached", "live", "text")
+    }
+    assert healed["cached"] < 1.05 * healed["text"]
+    assert healed["live"] == pytest.approx(healed["cached"], rel=0.02)
+
+
 def test_a_run_that_was_stopped_twice_ends_with_the_same_weights(world: Path, cached: LanguageSummary) -> None:
     recipe, out = recipe_of(world), world / "stopped"
 

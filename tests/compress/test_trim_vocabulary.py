@@ -15,10 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from smallhold.compress.selection import Selection, take
 from smallhold.compress.trim_vocabulary import count_tokens, trim_model, trim_tokenizer
-from smallhold.compress.vocabulary_map import map_vocabularies
 from smallhold.errors import RecipeError
 from smallhold.learn.checkpoint import load_signal_model
-from smallhold.teach.vocabulary import byte_tokenizer, train_tokenizer
 
 from .small_models import logits_of, make_trunk
 
@@ -98,8 +96,6 @@ def test_a_trimmed_model_gives_every_kept_token_its_old_logit(base: Tokenizer) -
         old, new = (torch.tensor([t.encode(text).ids]) for t in (base, trimmed.tokenizer))
         whole = logits_of(model, old)[..., list(trimmed.kept)]
         torch.testing.assert_close(logits_of(small, new), whole, rtol=0, atol=1e-5)
-    vocabulary = map_vocabularies(base, trimmed.tokenizer)
-    assert vocabulary.teacher_ids.tolist() == list(trimmed.kept)
 
 
 def byte_fallback_tokenizer() -> Tokenizer:
@@ -143,39 +139,6 @@ def test_what_cannot_be_trimmed_is_refused(base: Tokenizer) -> None:
     suffixed.pre_tokenizer = pre_tokenizers.ByteLevel()
     with pytest.raises(RecipeError, match="subword prefixes or word suffixes"):
         trim_tokenizer(suffixed, {})
-
-
-def test_the_same_vocabulary_is_the_identity() -> None:
-    vocabulary = map_vocabularies(byte_tokenizer(), byte_tokenizer())
-    ids, logits = torch.tensor([[3, 1]]), torch.randn(1, 2, 259)
-    assert vocabulary.is_identity
-    assert torch.equal(vocabulary.to_teacher(ids), ids)
-    assert torch.equal(vocabulary.restrict(logits), logits)
-    padded = torch.randn(1, 2, 320)  # rows that no token has
-    assert vocabulary.restrict(padded).shape == vocabulary.of_student(padded).shape == (1, 2, 259)
-
-
-def test_a_part_of_the_vocabulary_is_renormalised_exactly(base: Tokenizer) -> None:
-    trimmed = trim_tokenizer(base, count_tokens(base, TEXTS[:1]))
-    vocabulary = map_vocabularies(base, trimmed.tokenizer)
-    logits = torch.randn(4, base.get_vocab_size(), dtype=torch.float64)
-    whole = logits.softmax(-1)[:, list(trimmed.kept)]
-    torch.testing.assert_close(vocabulary.restrict(logits).softmax(-1), whole / whole.sum(-1, keepdim=True))
-    ids = torch.tensor(trimmed.tokenizer.encode(TEXTS[0]).ids)
-    assert vocabulary.to_teacher(ids).tolist() == base.encode(TEXTS[0]).ids
-
-
-def test_vocabularies_without_an_exact_map_are_refused_with_advice(base: Tokenizer) -> None:
-    other = train_tokenizer(["aa bb aab " * 5, "xyz xyz"], vocab_size=264)
-    with pytest.raises(RecipeError, match="of the student's 264 tokens are not the teacher's") as caught:
-        map_vocabularies(byte_tokenizer(), other)
-    assert "let the teacher label or write texts" in str(caught.value.hint)
-    with pytest.raises(RecipeError, match="differ in their pre_tokenizer"):
-        map_vocabularies(base, byte_tokenizer())
-    form = json.loads(other.to_str())
-    form["model"]["merges"].reverse()
-    with pytest.raises(RecipeError, match="not the teacher's in the same order"):
-        map_vocabularies(other, Tokenizer.from_str(json.dumps(form)))
 
 
 def test_an_untied_head_loses_the_same_rows() -> None:

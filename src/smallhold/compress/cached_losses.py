@@ -13,7 +13,6 @@ from smallhold.compress.distill_losses import (
     chunked,
     coarsen,
     divergence,
-    log_probabilities,
     masked_mean,
 )
 from smallhold.compress.logit_packing import SparseTargets
@@ -53,10 +52,11 @@ def sampled_cross_entropy(logits: Tensor, targets: TargetTensors) -> Tensor:
     In expectation over the draws it is, up to quantization, the cross-entropy against the teacher's whole distribution:
     forward KL plus the teacher's entropy, which the student cannot change.
     """
-    said = log_probabilities(logits)
-    head = (targets.head_logprobs.exp() * said.gather(1, targets.head_ids)).sum(dim=-1)
-    tail = targets.rest_logprob.exp()[:, 0] * said.gather(1, targets.tail_ids).mean(dim=-1)
-    return -(head + tail)
+    logits = logits.float()
+    tail = (targets.rest_logprob.exp() / targets.tail_ids.shape[-1]).expand(targets.tail_ids.shape)
+    weight = torch.cat([targets.head_logprobs.exp(), tail], dim=-1)
+    named = logits.gather(1, torch.cat([targets.head_ids, targets.tail_ids], dim=-1))
+    return logits.logsumexp(dim=-1) - (weight * named).sum(dim=-1)
 
 
 def top_k_divergence(logits: Tensor, targets: TargetTensors, config: DistillConfig) -> Tensor:

@@ -9,7 +9,7 @@ size (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,21 +125,23 @@ def distill_loss(
     student_states: Tensor,
     student_head: Head,
     teacher_states: Tensor,
-    teacher_head: Head,
+    teacher_head: Callable[..., Tensor],
     config: DistillConfig,
     *,
+    aside: Sequence[Tensor] = (),
     mask: Tensor | None = None,
 ) -> Tensor:
     """Mean divergence over tokens; the logits of either model live for one chunk at a time.
 
-    The student's logits of a chunk are made again in the backward pass, which costs one more product with its head.
+    The student's logits of all chunks but the last are made again in the backward pass: one more product with its head.
 
     Args:
         student_states: (B, T, D) final normalised states, with gradient.
         student_head: States to logits, for example `trunk.lm_head`.
         teacher_states: (B, T, D') of the same tokens; no gradient reaches them.
-        teacher_head: States to logits over the same vocabulary (see `vocabulary_map`).
+        teacher_head: States, and what lies aside of each, to logits over the student's vocabulary.
         config: Which divergence.
+        aside: (B, T) each, more of every token for the teacher's head.
         mask: (B, T) bool or weights: which tokens count; None = all.
 
     Raises:
@@ -151,9 +153,9 @@ def distill_loss(
             f"{tuple(teacher_states.shape[:-1])}"
         )
 
-    def of_chunk(student: Tensor, teacher: Tensor) -> Tensor:
+    def of_chunk(student: Tensor, *teacher: Tensor) -> Tensor:
         with torch.no_grad():
-            target = log_probabilities(teacher_head(teacher), config.temperature)
+            target = log_probabilities(teacher_head(*teacher), config.temperature)
         said = log_probabilities(student_head(student), config.temperature)
         if said.shape != target.shape:
             raise ShapeError(
@@ -161,14 +163,16 @@ def distill_loss(
             )
         return divergence(target, said, config)
 
-    values = chunked(of_chunk, config.chunk, student_states.flatten(0, -2), teacher_states.detach().flatten(0, -2))
+    taught = [teacher_states.detach().flatten(0, -2), *(part.flatten() for part in aside)]
+    values = chunked(of_chunk, config.chunk, student_states.flatten(0, -2), *taught)
     return masked_mean(values, None if mask is None else mask.flatten())
 
 
 def chunked(function: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:
-    """`function` on `size` rows of the inputs at a time, its inner tensors made again in the backward pass: (N,)."""
-    parts = [
-        checkpoint(function, *rows, use_reentrant=False)
-        for rows in zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
-    ]
-    return torch.cat(parts)
+    """`function` on `size` rows of the inputs at a time: (N,).
+
+    The inner tensors of all parts but the last are made again in the backward pass, which begins with the last: there
+    are never those of more than one part.
+    """
+    *parts, last = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
+    return torch.cat([*(checkpoint(function, *rows, use_reentrant=False) for rows in parts), function(*last)])

@@ -16,9 +16,9 @@ from smallhold.compress.cached_losses import cached_distill_loss
 from smallhold.compress.distill_losses import DistillConfig, chunked, distill_loss
 from smallhold.compress.hidden_states import HiddenStateLoss, record_layers, uniform_layer_map
 from smallhold.compress.language_recipe import LanguageHealing
+from smallhold.compress.language_teacher import LanguageTeacher
 from smallhold.compress.logit_cache import LogitCache
 from smallhold.compress.on_policy import draw_batch, gkd_loss
-from smallhold.compress.vocabulary_map import VocabularyMap
 from smallhold.learn.model import Trunk
 
 
@@ -30,7 +30,7 @@ class Student(nn.Module):
         self.trunk, self.hidden = trunk, hidden
 
     @classmethod
-    def of(cls, trunk: Trunk, teacher: Trunk | None, choice: LanguageHealing, kept: Tensor | None) -> Student:
+    def of(cls, trunk: Trunk, teacher: LanguageTeacher | None, choice: LanguageHealing, kept: Tensor | None) -> Student:
         """A student whose layers are taught where the recipe says so.
 
         Args:
@@ -41,8 +41,9 @@ class Student(nn.Module):
         """
         if teacher is None or not choice.hidden_weight:
             return cls(trunk)
-        pairs = uniform_layer_map(trunk.config.num_hidden_layers, teacher.config.num_hidden_layers)
-        return cls(trunk, HiddenStateLoss(pairs, trunk.config.hidden_size, teacher.config.hidden_size, kept=kept))
+        taught = teacher.trunk.config
+        pairs = uniform_layer_map(trunk.config.num_hidden_layers, taught.num_hidden_layers)
+        return cls(trunk, HiddenStateLoss(pairs, trunk.config.hidden_size, taught.hidden_size, kept=kept))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -54,7 +55,7 @@ class HealingLoss:
         windows: (W, T + 1) ids of the student's vocabulary.
         seed: Of the order in which a pass reads them.
         mark: Id that opens a document, and so ends the one before.
-        teacher: With the student's vocabulary; for `live` and `on_policy`.
+        teacher: For `live` and `on_policy`.
         cache: Of the first T tokens of every window; for `cached`.
     """
 
@@ -62,7 +63,7 @@ class HealingLoss:
     windows: NDArray[np.int32]
     seed: int
     mark: int
-    teacher: Trunk | None = None
+    teacher: LanguageTeacher | None = None
     cache: LogitCache | None = None
 
     def __call__(self, model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
@@ -71,7 +72,8 @@ class HealingLoss:
             raise TypeError(f"expected a Student, got {type(model).__name__}")
         rows = rows_of_step(step, self.choice.batch_size, len(self.windows), self.seed)
         ids = torch.from_numpy(self.windows[rows].astype(np.int64))
-        config = self.choice.distill(model.trunk.config.vocab_size)
+        largest = max(model.trunk.config.vocab_size, 0 if self.teacher is None else self.teacher.vocab_size)
+        config = self.choice.distill(largest)
         if self.cache is not None:
             trunk = model.trunk
             states = trunk.hidden(trunk.embed(ids[:, :-1]))
@@ -80,10 +82,10 @@ class HealingLoss:
             return text_loss(model.trunk, ids, config.chunk)
         if self.choice.targets == "on_policy":
             return self._on_policy(model.trunk, self.teacher, ids[:, :-1], config, rng)
-        return self._live(model, self.teacher, ids[:, :-1], config)
+        return self._live(model, self.teacher, ids, config)
 
     def _on_policy(
-        self, trunk: Trunk, teacher: Trunk, ids: Tensor, config: DistillConfig, rng: np.random.Generator
+        self, trunk: Trunk, teacher: LanguageTeacher, ids: Tensor, config: DistillConfig, rng: np.random.Generator
     ) -> Tensor:
         batch = draw_batch(
             trunk,
@@ -93,22 +95,23 @@ class HealingLoss:
             eos=self.mark,
             rng=rng,
         )
-        # The teacher's vocabulary was cut along with the student's.
-        same = VocabularyMap(torch.arange(trunk.config.vocab_size), is_identity=True)
-        return gkd_loss(trunk, teacher, batch, config, same)
+        return gkd_loss(trunk, teacher, batch, config)
 
-    def _live(self, model: Student, teacher: Trunk, ids: Tensor, config: DistillConfig) -> Tensor:
+    def _live(self, model: Student, teacher: LanguageTeacher, ids: Tensor, config: DistillConfig) -> Tensor:
         trunk, hidden = model.trunk, model.hidden
         with ExitStack() as stack:
             seen = [
                 stack.enter_context(record_layers(who, [pair[side] for pair in hidden.layer_map] if hidden else []))
-                for side, who in enumerate((trunk, teacher))
+                for side, who in enumerate((trunk, teacher.trunk))
             ]
-            with torch.no_grad():
-                taught = teacher.hidden(teacher.embed(ids))
-            states = trunk.hidden(trunk.embed(ids))
-        loss = distill_loss(states, trunk.lm_head, taught, teacher.lm_head, config)
-        return loss if hidden is None else loss + self.choice.hidden_weight * hidden(*seen)
+            heard = teacher.listen(ids)
+            states = trunk.hidden(trunk.embed(ids[:, :-1]))
+        loss = distill_loss(states, trunk.lm_head, heard.states, teacher.logits, config, aside=heard.aside)
+        if hidden is None:
+            return loss
+        own, theirs = seen
+        taught = {layer: heard.taken(value) for layer, value in theirs.items()}
+        return loss + self.choice.hidden_weight * hidden(own, taught, heard.is_level)  # type: ignore[no-any-return]
 
 
 def text_loss(trunk: Trunk, ids: Tensor, chunk: int) -> Tensor:

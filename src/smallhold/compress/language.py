@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smallhold.compress.cross_tokenizer import CrossTokenizer
 from smallhold.compress.gptq import gptq_layers, write_gptq_twin
 from smallhold.compress.healing import HealingLoss, Student
 from smallhold.compress.language_card import write_language_card, write_licences, write_plain_checkpoint
@@ -35,10 +36,10 @@ from smallhold.compress.language_prune import (
     calibration_of,
     measure_held_out,
     prune_language,
-    taught_vocabulary,
 )
 from smallhold.compress.language_recipe import LanguageRecipe
 from smallhold.compress.language_source import LanguageSource, open_source, read_tokenizer
+from smallhold.compress.language_teacher import LanguageTeacher
 from smallhold.compress.logit_cache import CacheManifest, LogitCache, corpus_digest, write_cache
 from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
@@ -206,7 +207,7 @@ def _heal(
     """The healed trunk, and how it went."""
     model, choice = load_language_model(run / "pruned"), recipe.healing
     trunk = _from_scratch(model.trunk.config, recipe.seed) if choice.from_scratch else model.trunk
-    teacher = taught_vocabulary(source, kept) if choice.targets in ("live", "on_policy") else None
+    teacher = teacher_of(source, kept, run) if choice.targets in ("live", "on_policy") else None
     torch.manual_seed(recipe.seed)
     student = Student.of(trunk, teacher, choice, None if kept.hidden is None else torch.tensor(kept.hidden))
     is_rounded = recipe.rounding.method == "qat"
@@ -226,6 +227,15 @@ def _heal(
     return trunk, result
 
 
+def teacher_of(source: LanguageSource, kept: Pruned, run: Path) -> LanguageTeacher:
+    """The source as teacher of a run's student; where the vocabulary was trimmed, it reads its own tokens."""
+    trunk = source.load()
+    if kept.vocabulary is None:
+        return LanguageTeacher(trunk)
+    cross = CrossTokenizer(source.tokenizer, read_tokenizer(run / "pruned"), vocab_size=len(kept.vocabulary))
+    return LanguageTeacher(trunk, cross)
+
+
 def _from_scratch(config: TrunkConfig, seed: int) -> Trunk:
     torch.manual_seed(seed)
     return Trunk(config)
@@ -241,27 +251,29 @@ def _cache(
     progress: Progress,
 ) -> LogitCache:
     """Ask the teacher about every window that is not cached yet; a finished cache needs no teacher."""
-    ids, choice = windows[:, :-1], recipe.healing
+    choice = recipe.healing
     size = len(kept.vocabulary) if kept.vocabulary is not None else source.config.vocab_size
+    most = max(1, choice.distill(source.config.vocab_size).chunk)
     manifest = CacheManifest(
         teacher_digest=digest,
         tokenizer_digest=sha256_hex((run / "pruned" / "tokenizer.json").read_bytes()),
-        corpus_digest=corpus_digest(ids),
+        corpus_digest=corpus_digest(windows),
         layout=choice.layout(size),
-        num_windows=len(ids),
-        window=ids.shape[1],
+        num_windows=len(windows),
+        window=windows.shape[1] - 1,
         windows_per_shard=recipe.windows_per_shard(size),
         temperature=choice.temperature,
         seed=recipe.seed,
     )
-    teacher = once(lambda: taught_vocabulary(source, kept))
+    teacher = once(lambda: teacher_of(source, kept, run))
 
     def answer(start: int, count: int) -> NDArray[np.float32]:
-        trunk = teacher()
         with torch.inference_mode():
-            asked = torch.from_numpy(ids[start : start + count].astype(np.int64))
-            logits: NDArray[np.float32] = trunk(trunk.embed(asked)).float().numpy()
-        return logits
+            heard = teacher().listen(torch.from_numpy(windows[start : start + count].astype(np.int64)))
+            rows = [heard.states.flatten(0, 1), *(part.flatten() for part in heard.aside)]
+            parts = zip(*(torch.split(part, most) for part in rows), strict=True)
+            logits: NDArray[np.float32] = torch.cat([teacher().logits(*part).float() for part in parts]).numpy()
+        return logits.reshape(*heard.states.shape[:2], -1)
 
     with _clocked(run, "cache"):
         write_cache(

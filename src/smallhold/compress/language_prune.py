@@ -17,7 +17,7 @@ from smallhold.compress.language_corpus import Corpus, token_windows
 from smallhold.compress.language_recipe import LanguageRecipe
 from smallhold.compress.language_source import LanguageSource, plain
 from smallhold.compress.prune_shape import prune_shape
-from smallhold.compress.trim_vocabulary import TrimmedVocabulary, count_tokens, trim_model, trim_tokenizer
+from smallhold.compress.trim_vocabulary import count_tokens, trim_model, trim_tokenizer
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
 from smallhold.evaluate.language import bits_per_byte
@@ -100,14 +100,6 @@ def prune_language(
     kept = Pruned(layers, None if selection.hidden is None else selection.hidden.tolist(), vocabulary, bits)
     write_durably(path, [json.dumps(asdict(kept)).encode()], mode=0o644)
     return kept
-
-
-def taught_vocabulary(source: LanguageSource, kept: Pruned) -> Trunk:
-    """The teacher with the student's vocabulary: its softmax is P(token | the token is one of the student's)."""
-    trunk = source.load()
-    if kept.vocabulary is None:
-        return trunk
-    return trim_model(trunk, TrimmedVocabulary(source.tokenizer, tuple(kept.vocabulary)))
 
 
 def calibration_of(recipe: LanguageRecipe, windows: NDArray[np.int32]) -> CalibrationSet:

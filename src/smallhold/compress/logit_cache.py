@@ -27,7 +27,7 @@ from smallhold.errors import DataError, RecipeError, ShapeError
 from smallhold.records import canonical_json, sha256_hex
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 _DIGEST_BYTES = 32
 _ROWS_AT_ONCE = 256  # of logits while they are packed
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smallhold.compress.distill_losses import DistillConfig, distill_loss
-from smallhold.compress.vocabulary_map import VocabularyMap
+from smallhold.compress.language_teacher import LanguageTeacher
 from smallhold.errors import RecipeError, ShapeError
 from smallhold.learn.model import Trunk
 
@@ -129,25 +129,17 @@ def draw_batch(
     )
 
 
-def gkd_loss(
-    student: Trunk, teacher: Trunk, batch: Continuations, config: DistillConfig, vocabulary: VocabularyMap
-) -> Tensor:
+def gkd_loss(student: Trunk, teacher: LanguageTeacher, batch: Continuations, config: DistillConfig) -> Tensor:
     """Mean divergence of teacher and student over the tokens of the continuations.
 
     Args:
         student: Its ids are those of the batch.
-        teacher: Reads the same tokens under its own ids.
+        teacher: Of the same student.
         batch: Texts.
         config: Which divergence.
-        vocabulary: From `map_vocabularies`.
     """
-    with torch.no_grad():
-        teacher_states = teacher.hidden(teacher.embed(vocabulary.to_teacher(batch.ids)))
+    heard = teacher.listen(batch.ids)
+    states = student.hidden(student.embed(batch.ids[:, :-1]))
     return distill_loss(
-        student.hidden(student.embed(batch.ids)),
-        lambda states: vocabulary.of_student(student.lm_head(states)),
-        teacher_states,
-        lambda states: vocabulary.restrict(teacher.lm_head(states)),
-        config,
-        mask=batch.mask,
+        states, student.lm_head, heard.states, teacher.logits, config, aside=heard.aside, mask=batch.mask[:, :-1]
     )

@@ -109,11 +109,15 @@ def trim_model(model: Model, trimmed: TrimmedVocabulary) -> Model:
     return take(model, Selection(vocabulary=torch.tensor(trimmed.kept, dtype=torch.int64)))
 
 
+def is_byte_level(form: Json) -> bool:
+    """Whether a `tokenizer.json` makes bytes to characters before it looks for tokens, as GPT-2 did."""
+    return any(part.get("type") == "ByteLevel" for part in _parts(form.get("pre_tokenizer")))
+
+
 def _check(form: Json) -> None:
     """Refuse what BPE surgery does not cover."""
     model = form["model"]
-    is_byte_level = any(part.get("type") == "ByteLevel" for part in _parts(form.get("pre_tokenizer")))
-    if model.get("type") != "BPE" or not (is_byte_level or model.get("byte_fallback")):
+    if model.get("type") != "BPE" or not (is_byte_level(form) or model.get("byte_fallback")):
         raise RecipeError(
             f"tokenizer: expected BPE on bytes or with byte fallback, got {model.get('type')}; others cannot be trimmed"
         )
