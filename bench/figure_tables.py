@@ -86,15 +86,18 @@ def budget_table(result: dict[str, Any]) -> str:
     lines = [
         "## Budgets",
         "",
-        f"{len(result['rows'])} budgets drawn with seed {result['seed']}, {result['machine']}; {met} found and met "
-        "when the model was built and measured again. Off: foretold over measured, less 1.",
+        f"{len(result['rows'])} budgets drawn with seed {result['seed']}, {result['device']}; {met} found and met "
+        "when the model was built, and measured again. Off: what the search said over that, less 1; foretold: what the "
+        "cost model had said before anything was measured.",
         "",
-        "| limits | found | bytes off | p95 off | memory off | limits broken |",
+        "| limits | found | bytes off | p95 off (foretold) | memory off | limits broken |",
         "|" + " --- |" * 6,
     ]
     for row in result["rows"]:
         limits = ", ".join(f"{name} {number:.4g}" for name, number in sorted(row["limits"].items()))
         off = [f"{row['off'][name]:+.3f}" if "off" in row else "" for name in ("bytes", "p95_ms", "resident_bytes")]
+        if "off" in row:
+            off[1] += f" ({row['foretold_off']['p95_ms']:+.2f})"
         label = row["label"] if row["found"] else f"infeasible, closest {row['label']}"
         lines.append(f"| {limits} | {label} | {' | '.join(off)} | {'; '.join(row['broken'])} |")
     return "\n".join(lines) + "\n"

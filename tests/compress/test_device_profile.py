@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def profile() -> DeviceProfile:
 
 
 def test_deeper_graphs_cost_more(profile: DeviceProfile) -> None:
+    assert 0 < profile.reference["p50_ms"] <= profile.reference["p95_ms"]
     by_depth = {item.config.num_hidden_layers: item.cost["p50_ms"] for item in profile.measured if item.bits == 8}
     assert by_depth[12] > by_depth[1] > 0
     assert profile.model.predict(profile.measured[-1].config, 8, 48)["p50_ms"] > by_depth[1]
@@ -37,7 +39,7 @@ def test_the_file_is_read_back(profile: DeviceProfile, tmp_path: Path) -> None:
     assert DeviceProfile.read(path) == profile
 
 
-@pytest.mark.parametrize("damage", ["absent", "cut", "format", "config", "endless", "negative", "nested"])
+@pytest.mark.parametrize("damage", ["absent", "cut", "format", "config", "endless", "negative", "nested", "timeless"])
 def test_a_damaged_file_is_refused(profile: DeviceProfile, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "profile.json"
     value = json.loads(profile.to_bytes())
@@ -47,6 +49,8 @@ def test_a_damaged_file_is_refused(profile: DeviceProfile, tmp_path: Path, damag
         value["measured"][0]["config"]["model_type"] = "rnn"
     if damage == "endless":
         value["measured"][0]["bits"] = float("inf")
+    if damage == "timeless":
+        value["reference"]["p95_ms"] = 0.0
     if damage == "negative":
         value["model"]["coefficients"]["p95_ms"][0] = -1.0
     text = 100_000 * "[" if damage == "nested" else json.dumps(value)
@@ -63,22 +67,34 @@ def test_a_larger_graph_takes_more_memory(tmp_path: Path) -> None:
     cost = {}
     for name, config in {"small": SMALL, "wide": wide}.items():
         path = tmp_path / f"{name}.onnx"
-        path.write_bytes(random_graph(config, 32, tmp_path))
-        cost[name] = measure_graph(path, positions=16, decisions=20)
+        path.write_bytes(random_graph(config, 32))
+        cost[name] = measure_graph(path, path, positions=16, decisions=20)
     weights = 4 * 8192 * 256
     assert cost["wide"]["resident_bytes"] - cost["small"]["resident_bytes"] > weights
     assert cost["wide"]["p50_ms"] > cost["small"]["p50_ms"]
     assert cost["wide"]["p95_ms"] >= cost["wide"]["p50_ms"]
 
 
+def test_a_graph_beside_itself_costs_what_it_costs(tmp_path: Path, profile: DeviceProfile) -> None:
+    """Whatever else the machine does meanwhile; and what a profile makes of it is told at the profile's speed."""
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(random_graph(SMALL, 8))
+    cost = measure_graph(path, path, positions=16, decisions=640)
+    assert cost["p50_of_reference"] == pytest.approx(1, abs=0.1)
+    assert cost["p95_of_reference"] == pytest.approx(1, abs=0.3)
+    faster = replace(profile, reference={name: number / 2 for name, number in profile.reference.items()})
+    found, half = (one.measure(path.read_bytes())["p50_ms"] for one in (profile, faster))
+    assert half == pytest.approx(found / 2, rel=0.2)
+
+
 def test_the_working_directory_is_no_part_of_the_measuring_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "small.onnx"
-    path.write_bytes(random_graph(SMALL, 8, tmp_path))
+    path.write_bytes(random_graph(SMALL, 8))
     (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
-    assert measure_graph(path, positions=4, decisions=4)["p50_ms"] > 0
+    assert measure_graph(path, path, positions=4, decisions=4)["p50_ms"] > 0
 
 
 def test_a_profile_that_cannot_be_written_is_refused_before_the_measuring(
@@ -92,7 +108,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "no.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(BackendError, match=r"no\.onnx"):
-        measure_graph(path, positions=4, decisions=4)
+        measure_graph(path, path, positions=4, decisions=4)
 
 
 @pytest.mark.slow

@@ -7,19 +7,22 @@ the file; a search for a model that fits reads it.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
-from smallhold.compress.cost_model import CostModel, Measured, fit_cost_model
+from smallhold.compress.cost_model import QUANTITIES, CostModel, Measured, fit_cost_model
 from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError
@@ -30,10 +33,14 @@ from smallhold.learn.families import config_from_json, config_to_json
 from smallhold.learn.model import Trunk
 from smallhold.learn.trunk_config import TrunkConfig
 
-FORMAT = "smallhold.device-profile/1"
+FORMAT = "smallhold.device-profile/2"
 Progress = Callable[[str, int, int], None]
 _POSITIONS = 48  # the hours of a stay
-_DECISIONS = 200
+_DECISIONS = 1_000
+#: (V, D, F, L, H, KV, bits) of the graph that all others are timed beside.
+_REFERENCE = (4096, 128, 352, 4, 4, 2, 8)
+#: The times that follow the machine's speed.
+_TIMES = ("p50", "p95")
 
 #: (V, D, F, L, H, KV, bits): spread so that no two features of the cost model grow together.
 _GRID: tuple[tuple[int, int, int, int, int, int, int], ...] = (
@@ -65,6 +72,8 @@ class DeviceProfile:
         machine: Processor, cores and system.
         runtime: Name and version of what ran the graphs.
         measured_at: Moment, UTC, ISO 8601.
+        reference: `p50_ms` and `p95_ms` of the reference graph: medians over the whole measurement. They are the speed
+            at which every cost is told.
         measured: The graphs.
         model: Learned from them.
     """
@@ -72,6 +81,7 @@ class DeviceProfile:
     machine: str
     runtime: str
     measured_at: str
+    reference: dict[str, float]
     measured: tuple[Measured, ...]
     model: CostModel
 
@@ -82,6 +92,7 @@ class DeviceProfile:
             "machine": self.machine,
             "runtime": self.runtime,
             "measured_at": self.measured_at,
+            "reference": self.reference,
             "measured": [
                 {
                     "config": config_to_json(item.config),
@@ -117,13 +128,29 @@ class DeviceProfile:
                 for item in value["measured"]
             )
             model = CostModel.from_json(value["model"])
-            return cls(str(value["machine"]), str(value["runtime"]), str(value["measured_at"]), measured, model)
+            reference = {f"{time}_ms": float(value["reference"][f"{time}_ms"]) for time in _TIMES}
+            if not all(0 < number < math.inf for number in reference.values()):
+                raise DataError(f"expected positive times of the reference graph, got {reference}")
+            machine, runtime, moment = (str(value[name]) for name in ("machine", "runtime", "measured_at"))
+            return cls(machine, runtime, moment, reference, measured, model)
         except DataError as error:
             raise DataError(f"{path}: {error}", hint=advice) from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}", hint=advice) from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, RecipeError) as error:
             raise DataError(f"{path}: truncated or malformed: {error!r}", hint=advice) from error
+
+    def foretell(self, config: TrunkConfig, bits: int) -> dict[str, float]:
+        """What a shape would cost, from the model."""
+        return self.model.predict(config, bits, _POSITIONS)
+
+    def measure(self, graph: bytes) -> dict[str, float]:
+        """What a graph costs on this machine, at the speed that it had when it was profiled.
+
+        Raises:
+            BackendError: the graph could not be run.
+        """
+        return _at_speed(_measure(graph), self.reference)
 
 
 def measure_device(*, progress: Progress, grid: Sequence[tuple[int, ...]] = _GRID) -> DeviceProfile:
@@ -137,38 +164,65 @@ def measure_device(*, progress: Progress, grid: Sequence[tuple[int, ...]] = _GRI
         BackendError: a graph could not be run.
         DataError: too few shapes to learn from.
     """
-    measured = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, (vocab, width, mlp, layers, heads, kv_heads, bits) in enumerate(grid):
-            config = TrunkConfig(
-                vocab_size=vocab,
-                hidden_size=width,
-                intermediate_size=mlp,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                num_key_value_heads=kv_heads,
-            )
-            graph = Path(scratch) / "graph.onnx"
-            graph.write_bytes(random_graph(config, bits, Path(scratch)))
-            cost = measure_graph(graph, positions=_POSITIONS, decisions=_DECISIONS)
-            known = {name: float(value) for name, value in cost.items() if isinstance(value, int | float)}
-            measured.append(Measured(config, bits, _POSITIONS, known))
-            progress("measuring this device", number + 1, len(grid))
+    costs = []
+    for number, shape in enumerate(grid):
+        costs.append(_measure(random_graph(*_of_shape(shape))))
+        progress("measuring this device", number + 1, len(grid))
+    reference = {f"{time}_ms": median(cost[f"reference_{time}_ms"] for cost in costs) for time in _TIMES}
+    measured = tuple(
+        Measured(*_of_shape(shape), _POSITIONS, _at_speed(cost, reference))
+        for shape, cost in zip(grid, costs, strict=True)
+    )
     now = datetime.now(UTC).replace(microsecond=0).isoformat()
     runtime = f"onnxruntime {version('onnxruntime')}, one thread"
-    return DeviceProfile(machine(), runtime, now, tuple(measured), fit_cost_model(measured))
+    return DeviceProfile(machine(), runtime, now, reference, measured, fit_cost_model(measured))
 
 
-def random_graph(config: TrunkConfig, bits: int, scratch: Path) -> bytes:
+def _of_shape(shape: Sequence[int]) -> tuple[TrunkConfig, int]:
+    """Configuration and bits of (V, D, F, L, H, KV, bits)."""
+    vocab, width, mlp, layers, heads, kv_heads, bits = shape
+    config = TrunkConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+    )
+    return config, bits
+
+
+def _measure(graph: bytes) -> dict[str, float]:
+    """A graph beside the reference; what the machine does not count is left out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = Path(scratch) / "graph.onnx", Path(scratch) / "reference.onnx"
+        for path, content in zip(paths, (graph, _reference_graph()), strict=True):
+            path.write_bytes(content)
+        cost = measure_graph(*paths, positions=_POSITIONS, decisions=_DECISIONS)
+    return {name: float(value) for name, value in cost.items() if isinstance(value, int | float)}
+
+
+@cache
+def _reference_graph() -> bytes:
+    return random_graph(*_of_shape(_REFERENCE))
+
+
+def _at_speed(cost: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """The quantities of the cost model, times as they would be where the reference takes as long as it says."""
+    times = {f"{time}_ms": cost[f"{time}_of_reference"] * reference[f"{time}_ms"] for time in _TIMES}
+    return times | {name: cost[name] for name in QUANTITIES if name in cost and name not in times}
+
+
+def random_graph(config: TrunkConfig, bits: int) -> bytes:
     """A graph of this shape with random weights."""
     torch.manual_seed(0)
-    plain = scratch / "random"
-    save_trunk(Trunk(config), plain)
-    if bits == 32:
-        return trunk_onnx(read_weights(plain))
-    quantized = scratch / "random-quantized"
-    quantize_checkpoint(plain, quantized, bits=bits)
-    return trunk_onnx(read_weights(quantized))
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, quantized = Path(scratch) / "random", Path(scratch) / "random-quantized"
+        save_trunk(Trunk(config), plain)
+        if bits == 32:
+            return trunk_onnx(read_weights(plain))
+        quantize_checkpoint(plain, quantized, bits=bits)
+        return trunk_onnx(read_weights(quantized))
 
 
 def write_profile(profile: DeviceProfile, path: Path) -> None:

@@ -15,7 +15,6 @@ same measurements lead to the same model, and another budget asks for nothing tw
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,7 +34,6 @@ from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import UnseenRows, measure_gain
 from smallhold.device.durable_file import write_durably
 from smallhold.evaluate.device_cost import machine
-from smallhold.evaluate.graph_cost import measure_graph
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
 from smallhold.learn.trunk_config import TrunkConfig
@@ -43,7 +41,6 @@ from smallhold.records import canonical_json, sha256_hex
 from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 
 Progress = Callable[[str, int, int], None]
-_POSITIONS, _DECISIONS = 48, 200
 #: Measured for real before anything is trained, as a multiple of those that are trained.
 _MEASURED_PER_TRAINED = 3
 _LAST_TRIES = 3
@@ -247,7 +244,7 @@ class _Space:
         """Costs without building anything."""
         config = candidate.shape().of(self.teacher)
         size = self.rest + model_bytes(config, self.door, candidate.bits)
-        return {"bytes": float(size), **self.profile.model.predict(config, candidate.bits, _POSITIONS)}
+        return {"bytes": float(size), **self.profile.foretell(config, candidate.bits)}
 
     def parameters(self, candidate: Candidate) -> int:
         """Of trunk and signal encoder."""
@@ -258,18 +255,13 @@ class _Space:
         if not self.is_here:
             return self.foretell(candidate)
         config = candidate.shape().of(self.teacher)
-        with tempfile.TemporaryDirectory() as scratch:
-            graph = Path(scratch) / "graph.onnx"
-            if trained is None:
-                graph.write_bytes(random_graph(config, candidate.bits, Path(scratch)))
-            else:
-                graph.write_bytes(trunk_onnx(read_weights(twin_folder(trained, candidate.bits))))
-            cost = measure_graph(graph, positions=_POSITIONS, decisions=_DECISIONS)
-        known = {name: float(value) for name, value in cost.items() if isinstance(value, int | float)}
-        if trained is not None:
+        if trained is None:
+            graph = random_graph(config, candidate.bits)
+        else:
+            graph = trunk_onnx(read_weights(twin_folder(trained, candidate.bits)))
             config = load_signal_model(trained / CHECKPOINT_FOLDER).trunk.config
         size = self.rest + model_bytes(config, self.door, candidate.bits)
-        return {"bytes": float(size), **known}
+        return {"bytes": float(size), **self.profile.measure(graph)}
 
 
 @dataclass(eq=False)

@@ -1,7 +1,11 @@
 """What one decision costs with a graph alone: time, memory and, where the machine counts it, energy.
 
-`python -m smallhold.evaluate.graph_cost GRAPH POSITIONS DECISIONS` prints JSON. A fresh interpreter measures each
-graph, so that the resident set is its own; only what a device loads is imported.
+Processors change their speed from second to second, by half and more where others share them. So a graph's decisions
+take turns with those of another, the reference: how many times as long they take says what the graph costs, whatever
+the machine does just then (docs/experiments.md).
+
+`python -m smallhold.evaluate.graph_cost GRAPH REFERENCE POSITIONS DECISIONS` prints JSON. A fresh interpreter measures
+each graph, so that the resident set is its own; only what a device loads is imported.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smallhold.device.backends.onnx_runtime import OnnxRuntimeBackend
 from smallhold.errors import BackendError
@@ -21,7 +26,10 @@ from smallhold.evaluate.cold_start import resident_bytes
 
 #: Intel's and AMD's running average power limit, one counter a processor; the kernel lets only root read it.
 _ENERGY_COUNTERS = Path("/sys/class/powercap")
-_WARM_UP = 5
+#: Decisions of the graph alone, before memory is read; energy is counted over them.
+_ALONE = 200
+#: Sequences of a block: percentiles are taken in blocks, and of the blocks the median.
+_SEQUENCES_PER_BLOCK = 2
 
 
 class GraphCost(TypedDict):
@@ -30,21 +38,32 @@ class GraphCost(TypedDict):
     Attributes:
         p50_ms: Processor time of the deciding thread, median: one position appended, one row of logits read.
         p95_ms: The same, 95th percentile.
+        reference_p50_ms: The reference's median, in turn with it.
+        reference_p95_ms: The reference's 95th percentile.
+        p50_of_reference: Median over the reference's.
+        p95_of_reference: 95th percentile over the reference's.
         resident_bytes: Resident set of a process that holds this graph and one session.
         joules: Energy of all processors for one decision, idle draw included; None where the machine does not say.
     """
 
     p50_ms: float
     p95_ms: float
+    reference_p50_ms: float
+    reference_p95_ms: float
+    p50_of_reference: float
+    p95_of_reference: float
     resident_bytes: int
     joules: float | None
 
 
-def measure_graph(graph: Path, *, positions: int, decisions: int, timeout_seconds: float = 120.0) -> GraphCost:
+def measure_graph(
+    graph: Path, reference: Path, *, positions: int, decisions: int, timeout_seconds: float = 120.0
+) -> GraphCost:
     """Run this module in a fresh interpreter.
 
     Args:
         graph: An `.onnx` file of `bundle/onnx_graph.py`.
+        reference: Another, whose decisions take turns with those of `graph`.
         positions: How many a sequence holds when it starts anew; the cache grows up to there, as during a stay.
         decisions: How many are timed.
         timeout_seconds: For all of it.
@@ -53,7 +72,8 @@ def measure_graph(graph: Path, *, positions: int, decisions: int, timeout_second
         BackendError: the fresh process failed, or took longer.
     """
     # -P: a `json.py` in the working directory is no part of Python.
-    words = [sys.executable, "-P", "-m", "smallhold.evaluate.graph_cost", str(graph), str(positions), str(decisions)]
+    numbers = [str(positions), str(decisions)]
+    words = [sys.executable, "-P", "-m", "smallhold.evaluate.graph_cost", str(graph), str(reference), *numbers]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_seconds, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
@@ -65,26 +85,55 @@ def measure_graph(graph: Path, *, positions: int, decisions: int, timeout_second
     return cost
 
 
-def _measure(graph: bytes, positions: int, decisions: int) -> GraphCost:
-    backend = OnnxRuntimeBackend(graph)
-    tokens = np.random.default_rng(0).normal(size=(positions, 1, backend.width)).astype(np.float32)
-    session = backend.session()
-    spent = []
-    before: dict[str, tuple[int, int]] = {}
-    for number in range(decisions + _WARM_UP):
-        if number == _WARM_UP:
-            before = _energy_counters()
-        if session.length == positions:
-            session.rewind(0)
+class _Decider:
+    """A graph that decides position after position, and begins anew where a sequence is full."""
+
+    def __init__(self, graph: bytes, positions: int) -> None:
+        backend = OnnxRuntimeBackend(graph)
+        self.tokens = np.random.default_rng(0).normal(size=(positions, 1, backend.width)).astype(np.float32)
+        self.session = backend.session()
+
+    def decide(self) -> float:
+        """Milliseconds of processor time."""
+        if self.session.length == len(self.tokens):
+            self.session.rewind(0)
         begun = time.thread_time()
-        session.append(tokens[session.length])
-        session.score([], [-1])
-        if number >= _WARM_UP:
-            spent.append((time.thread_time() - begun) * 1e3)
+        self.session.append(self.tokens[self.session.length])
+        self.session.score([], [-1])
+        return (time.thread_time() - begun) * 1e3
+
+
+def _measure(graph: bytes, reference: bytes, positions: int, decisions: int) -> GraphCost:
+    measured = _Decider(graph, positions)
+    measured.decide()
+    before = _energy_counters()
+    for _ in range(_ALONE):
+        measured.decide()
     spent_joules = _joules(before, _energy_counters())
-    joules = None if spent_joules is None else spent_joules / decisions
-    p50, p95 = np.percentile(spent, (50, 95))
-    return {"p50_ms": float(p50), "p95_ms": float(p95), "resident_bytes": resident_bytes(), "joules": joules}
+    resident = resident_bytes()
+    other = _Decider(reference, positions)
+    for _ in range(positions):
+        other.decide()
+    spent = np.array([(measured.decide(), other.decide()) for _ in range(decisions)])
+    (p50, reference_p50), (p95, reference_p95) = np.median(percentiles := _by_block(spent, positions), axis=1)
+    p50_ratio, p95_ratio = np.median(percentiles[..., 0] / percentiles[..., 1], axis=1)
+    return {
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "reference_p50_ms": float(reference_p50),
+        "reference_p95_ms": float(reference_p95),
+        "p50_of_reference": float(p50_ratio),
+        "p95_of_reference": float(p95_ratio),
+        "resident_bytes": resident,
+        "joules": None if spent_joules is None else spent_joules / _ALONE,
+    }
+
+
+def _by_block(spent: NDArray[np.float64], positions: int) -> NDArray[np.float64]:
+    """(2, B, 2) median and 95th percentile, in blocks of whole sequences, of spent (N, 2)."""
+    blocks = max(1, len(spent) // (_SEQUENCES_PER_BLOCK * positions))
+    found = [np.percentile(block, (50, 95), axis=0) for block in np.array_split(spent, blocks)]
+    return np.stack(found, axis=1)
 
 
 def _energy_counters() -> dict[str, tuple[int, int]]:
@@ -111,4 +160,5 @@ def _joules(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]).read_bytes(), int(sys.argv[2]), int(sys.argv[3]))))
+    graphs = [Path(name).read_bytes() for name in sys.argv[1:3]]
+    print(json.dumps(_measure(*graphs, positions=int(sys.argv[3]), decisions=int(sys.argv[4]))))
