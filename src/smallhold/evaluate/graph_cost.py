@@ -160,5 +160,5 @@ def _joules(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]
 
 
 if __name__ == "__main__":
-    graphs = [Path(name).read_bytes() for name in sys.argv[1:3]]
-    print(json.dumps(_measure(*graphs, positions=int(sys.argv[3]), decisions=int(sys.argv[4]))))
+    measured, beside = (Path(name).read_bytes() for name in sys.argv[1:3])
+    print(json.dumps(_measure(measured, beside, int(sys.argv[3]), int(sys.argv[4]))))
