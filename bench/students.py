@@ -95,8 +95,8 @@ def half(place: Place) -> None:
 
 
 def rounding(place: Place) -> None:
-    """The teacher itself in 4, 3 and 2 bits: rounded, or trained on for a quarter of an epoch as it will be rounded."""
-    recipe = replace(_recipe(), shape=ShapeChoice(), name="hospital")
+    """Finance's teacher itself in 4, 3 and 2 bits: rounded, or trained on for a quarter of its passes as it will be."""
+    recipe = replace(_recipe(), teacher=str(RUNS / "finance"), shape=ShapeChoice(), name="finance")
     teacher = Path(recipe.teacher)
     found = _Found(recipe, place)
     for bits in (4, 3, 2):
