@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,12 +29,13 @@ from smallhold.cli.output import ProgressBar
 from smallhold.compress.budget import Budget
 from smallhold.compress.device_profile import DeviceProfile
 from smallhold.compress.quantize import twin_folder
-from smallhold.compress.search import SearchResult, SearchSettings, run_search
+from smallhold.compress.search import SearchResult, SearchSettings, Space, run_search
 from smallhold.compress.shrink_recipe import read_shrink_recipe
 
 _SEED, _NUMBER, _REPEATS = 0, 10, 5
-#: Each limit is drawn from its range on a logarithmic scale: below what the least shape costs, up to the teacher's own.
-_RANGES = {"max_bytes": (2.5e6, 8.4e6), "max_ms_p95": (0.15, 1.0), "max_rss": (6.8e7, 8.4e7)}
+_LIMITS = {"max_bytes": "bytes", "max_ms_p95": "p95_ms", "max_rss": "resident_bytes"}
+#: Below the least of all shapes, as a share of the way to the most: such a limit cannot be met.
+_BELOW = 0.2
 _COSTS = ("p95_ms", "resident_bytes")
 _HEALING_EPOCHS = 0.02
 _SEARCH = SearchSettings(trained=3, least_effort=0.3)
@@ -50,7 +52,8 @@ def budgets(place: Place) -> None:
     recipe = replace(recipe, healing=replace(recipe.healing, epochs=_HEALING_EPOCHS))
     profile = DeviceProfile.read(RUNS / "device.json")
     rows, folder = [], RUNS / "budgets"  # one for all: what was measured or trained holds for any budget
-    for number, budget in enumerate(drawn()):
+    space = Space.of(recipe, profile)
+    for number, budget in enumerate(drawn([space.foretell(shape) for shape in space.all])):
         with closing(ProgressBar()) as progress:
             result = run_search(
                 recipe, budget, profile, place.data, folder, settings=_SEARCH, progress=progress, threads=place.threads
@@ -62,13 +65,16 @@ def budgets(place: Place) -> None:
     figures.write(figures.FIGURES / "budgets.json", text)
 
 
-def drawn() -> list[Budget]:
-    """The budgets: one to three limits each."""
+def drawn(costs: Sequence[Mapping[str, float]]) -> list[Budget]:
+    """The budgets: one to three limits each, from a little below what the least of all shapes costs to the most."""
     rng = np.random.default_rng(_SEED)
     found = []
     for _ in range(_NUMBER):
-        names = rng.permutation(list(_RANGES))[: rng.integers(1, len(_RANGES) + 1)]
-        limits = {str(name): float(np.exp(rng.uniform(*np.log(_RANGES[name])))) for name in names}
+        names = rng.permutation(list(_LIMITS))[: rng.integers(1, len(_LIMITS) + 1)]
+        limits = {}
+        for name in map(str, names):
+            least, most = (pick(cost[_LIMITS[name]] for cost in costs) for pick in (min, max))
+            limits[name] = float(rng.uniform(least - _BELOW * (most - least), most))
         whole = {name: int(limit) for name, limit in limits.items() if name != "max_ms_p95"}
         found.append(Budget(**(limits | whole)))  # type: ignore[arg-type]
     return found

@@ -129,7 +129,7 @@ def run_search(
         RecipeError: a limit on what the device does not measure.
         InterruptedRun: stopped on request.
     """
-    space = _Space.of(recipe, profile)
+    space = Space.of(recipe, profile)
     budget.require_known({"bytes": 0, **space.foretell(space.all[0])})
     rows = UnseenRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
     # What was measured holds for any budget: only teacher, data, healing, rounding, device and this machine matter,
@@ -199,7 +199,7 @@ def run_search(
 
 
 def _chosen(
-    space: _Space, budget: Budget, foretold: dict[Candidate, dict[str, float]], settings: SearchSettings
+    space: Space, budget: Budget, foretold: dict[Candidate, dict[str, float]], settings: SearchSettings
 ) -> list[Candidate]:
     """Shapes that are worth a measurement."""
     if not budget.costs:
@@ -219,7 +219,7 @@ def _written(result: SearchResult, run: Path) -> SearchResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Space:
+class Space:
     """Every shape below a teacher's, and what each costs."""
 
     recipe: ShrinkRecipe
@@ -231,7 +231,12 @@ class _Space:
     is_here: bool
 
     @classmethod
-    def of(cls, recipe: ShrinkRecipe, profile: DeviceProfile) -> _Space:
+    def of(cls, recipe: ShrinkRecipe, profile: DeviceProfile) -> Space:
+        """Of a recipe's teacher.
+
+        Raises:
+            DataError: the teacher's run is missing.
+        """
         run = Path(recipe.teacher)
         model = load_signal_model(run / CHECKPOINT_FOLDER)
         config = model.trunk.config
