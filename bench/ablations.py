@@ -144,7 +144,7 @@ def _pretrain(name: str, recipe: PretrainRecipe, place: Place) -> Path:
     run = ABLATIONS / name
     if not (run / "run.json").exists():
         run.mkdir(parents=True, exist_ok=True)
-        shutil.copy(RUNS / "base" / "tokenizer.json", run / "tokenizer.json")
+        shutil.copy(figures.ROOT / "models" / "base" / "tokenizer.json", run / "tokenizer.json")
         with closing(ProgressBar()) as progress:
             run_pretraining(recipe, place.data, run, progress=progress, threads=place.threads)
     return run / "checkpoint"
@@ -176,7 +176,7 @@ def _measure(name: str, control: tuple[Path, str], besides: dict[str, Path], pla
 
 def _measure_cards(bundle: Path, data: Path) -> None:
     """Rank the same test patients by their cards, by the shipped model's observation words and by its signal door."""
-    keys = figures.ROOT / "models" / "trusted_keys"
+    keys = Path(publisher()[1]) / "trust"
     cards = open_bundle(bundle, trusted_keys=keys).task(TASK)
     shipped = open_bundle(figures.ROOT / "models" / "hospital", trusted_keys=keys).task("icu-risk")
     stays = [stay for stay in icu_risk.split(icu_risk.load_stays(data), Split.TEST) if stay.died is not None]
