@@ -32,6 +32,14 @@ from .small_models import logits_of, make_trunk, tokens
         ({"cached": "text", "[healing]": "[healing]\ntemperature = 2.0"}, "temperature: is for .*, got 'text'"),
         ({"cached": "live", "[healing]": "[healing]\nbytes_per_token = 16"}, "bytes_per_token: is for .*'cached'"),
         ({"[healing]": "[healing]\ndivergence = 'kl'"}, "divergence: expected forward_kl"),
+        (
+            {"[healing]": "vocab_size = 280\n[healing]\ndivergence = 'jsd'"},
+            "a smaller vocabulary is taught by forward_kl at temperature 1, got jsd at 1",
+        ),
+        (
+            {"[healing]": "vocab_size = 280\n[healing]\ntemperature = 2.0"},
+            "a smaller vocabulary is taught by forward_kl at temperature 1, got forward_kl at 2",
+        ),
         ({"cached": "on_policy"}, "continuation: expected fewer tokens than the window's 32, got 32"),
         ({"0.0128": "0"}, "million_tokens: expected a positive number"),
         ({"5e-3": "0"}, "learning_rate"),

@@ -6,10 +6,13 @@ the pieces d(t) that the student spells t with:
 
     q(piece | pieces so far)  ~  sum of P(t) over the tokens t whose d(t) begins with the pieces so far and this piece
 
-that is P itself, marginalised; that a token does not end with the pieces so far is known, for the text goes on. Tokens
-sorted by their spelling make every such sum one over neighbours. No piece is taught where the student's tokens do not
-spell the teacher's (BPE without some merges may cut a word elsewhere), nor before the teacher's first token: there the
-text's own next token is the target.
+Tokens sorted by their spelling make every such sum one over neighbours. A token that ends with the pieces so far is
+left out, for the text is seen to go on. The student does not see that: what it is taught is right on the average over
+texts, as a text's own tokens are, and so for forward KL at temperature 1 alone. In its own writing, how often a word
+goes on is its own choice, and is not taught.
+
+Where the student's tokens do not spell the teacher's (BPE without some merges may cut a word elsewhere), and before the
+teacher's first token, the text's own next token is the target.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from smallhold.compress.distill_losses import Head
 from smallhold.compress.token_bytes import TokenBytes
 from smallhold.errors import RecipeError
 
-#: Log-probability of what the teacher rules out; beyond what a cache stores (`logit_packing.SPAN`).
-_RULED_OUT = -20.0
+#: Log-probability of what the teacher rules out: finite, as a cache wants it.
+_RULED_OUT = -1e4
 #: Of the teacher's tokens, at most, that may have no spelling: vocabularies hold a few that no text needs.
 _MOST_UNSPELLED = 0.01
 _NOWHERE = -(2**40)
@@ -68,7 +71,7 @@ class Reading:
 
     @property
     def is_level(self) -> Tensor:
-        """(B, T) bool: teacher and student have read the same text."""
+        """(B, T) bool: teacher and student have read the same text, but for a space that some tokenizers add."""
         return self.is_taught & (self.depth == 0)
 
     @property
@@ -104,7 +107,7 @@ class CrossTokenizer:
         """
         self.teacher, self.student = teacher, student
         self._bytes, self._own_bytes = TokenBytes(teacher), TokenBytes(student)
-        self._prefix = len(b"".join(map(self._bytes.of, teacher.encode("a", add_special_tokens=False).ids))) - 1
+        self._adds_space = b"".join(map(self._bytes.of, teacher.encode("a", add_special_tokens=False).ids)) == b" a"
         self.vocab_size = vocab_size or 1 + max(student.get_vocab(with_added_tokens=True).values())
         spelled = sorted((spelling, token) for token, spelling in self._spell_all().items())
         deepest = max(len(spelling) for spelling, _ in spelled)
@@ -144,15 +147,21 @@ class CrossTokenizer:
             )
         return found
 
-    def read(self, ids: Tensor) -> Reading:
-        """How the teacher reads windows (B, T + 1) of the student's tokens."""
+    def read(self, ids: Tensor, *, context: int) -> Reading:
+        """How the teacher reads windows (B, T + 1) of the student's tokens.
+
+        Args:
+            ids: The student's.
+            context: Most tokens that the teacher can read. It needs more than the student where a tokenizer adds
+                spaces; what would be beyond is not taught.
+        """
         found = np.zeros((4, len(ids), ids.shape[1] - 1), np.int64)
         read = []
         for row, window in enumerate(ids.tolist()):
-            tokens, starts = self._teachers_tokens(window)
+            tokens, starts = (part[: context + 1] for part in self._teachers_tokens(window))
             self._align(window, tokens, starts, found[:, row])
-            read.append(tokens)
-        longest = max(map(len, read))
+            read.append(tokens[:-1])  # nothing is asked behind the last
+        longest = max(1, *map(len, read))
         filled = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in read])
         place, low, high, depth = torch.from_numpy(found)
         return Reading(filled, place, ids[:, 1:], low, high, depth)
@@ -186,8 +195,17 @@ class CrossTokenizer:
                 if _NO_TEXT.match(part):
                     yield raw, [self._bytes.of_byte(value) for value in raw]
                 else:
-                    bare = part[self._prefix :] if part.startswith(" ") else part
-                    yield raw, self.teacher.encode(bare, add_special_tokens=False).ids
+                    yield raw, self._encode(part, raw)
+
+    def _encode(self, text: str, raw: bytes) -> list[int]:
+        """Tokens that stand for the bytes `raw` of a text, without the space that some tokenizers put before one."""
+        whole: list[int] = self.teacher.encode(text, add_special_tokens=False).ids
+        if not self._adds_space or b"".join(map(self._bytes.of, whole)) == raw:
+            return whole
+        if text.startswith(" "):
+            bare: list[int] = self.teacher.encode(text[1:], add_special_tokens=False).ids
+            return bare if b"".join(map(self._bytes.of, bare)) == raw else whole
+        return whole[1:] if self._bytes.of(whole[0]) == b" " else whole
 
     def _align(self, window: Sequence[int], tokens: list[int], starts: list[int], found: NDArray[np.int64]) -> None:
         """Fill in (4, T) `place`, `low`, `high` and `depth` of one window."""
@@ -218,19 +236,21 @@ class CrossTokenizer:
         """
         is_new = torch.cat([torch.ones(1, dtype=torch.bool), place[1:] != place[:-1]])
         which = is_new.cumsum(0) - 1  # the pieces of a token are foretold by one state
-        chances = head(states[is_new]).float().softmax(dim=-1)
+        heard = head(states[is_new]).float().log_softmax(dim=-1)
         is_taught = high > low
         # One column more, for what is never said.
-        first = torch.full(chances.shape[1:], self.vocab_size).index_copy(0, self._order, self._pieces[:, 0])
-        said = torch.zeros(len(chances), self.vocab_size + 1).index_add(1, first, chances)[which, :-1]
+        first = torch.full(heard.shape[1:], self.vocab_size).index_copy(0, self._order, self._pieces[:, 0])
+        said = torch.zeros(len(heard), self.vocab_size + 1).index_add(1, first, heard.exp())[which, :-1]
         said[~is_taught | (depth > 0)] = 0.0
         within = torch.nonzero(is_taught & (depth > 0))[:, 0]
         count = (high - low)[within]
         row = within.repeat_interleave(count)
         behind = torch.arange(len(row)) - (count.cumsum(0) - count).repeat_interleave(count)
         token = low[row] + behind
-        left = chances[which[row], self._order[token]]
-        said.index_put_((row, self._pieces[token, depth[row]]), left, accumulate=True)
+        left = heard[which[row], self._order[token]]
+        # What is left may be as good as excluded: it counts relative to the likeliest of it.
+        most = torch.full((len(said),), -torch.inf).scatter_reduce(0, row, left, "amax")
+        said.index_put_((row, self._pieces[token, depth[row]]), (left - most[row]).exp(), accumulate=True)
         silent = torch.nonzero(~is_taught)[:, 0]
         said[silent, following[silent]] = 1.0
-        return (said / said.sum(dim=-1, keepdim=True)).log().clamp(min=_RULED_OUT)
+        return (said / said.sum(dim=-1, keepdim=True).clamp(min=1e-30)).log().clamp(min=_RULED_OUT)

@@ -133,7 +133,7 @@ def distill_loss(
 ) -> Tensor:
     """Mean divergence over tokens; the logits of either model live for one chunk at a time.
 
-    The student's logits of all chunks but the last are made again in the backward pass: one more product with its head.
+    Logits of all chunks but the last are made again in the backward pass, the teacher's too.
 
     Args:
         student_states: (B, T, D) final normalised states, with gradient.

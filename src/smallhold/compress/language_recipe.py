@@ -189,6 +189,13 @@ class LanguageRecipe:
         BundleChoice(name=self.name)
         if self.calibration_windows < 1:
             raise RecipeError(f"calibration_windows: expected at least 1, got {self.calibration_windows}")
+        healing = self.healing
+        if self.shape.vocab_size and (healing.divergence, healing.temperature) != ("forward_kl", 1.0):
+            raise RecipeError(
+                f"healing: a smaller vocabulary is taught by forward_kl at temperature 1, got {healing.divergence} at "
+                f"{healing.temperature:g}",
+                hint="see docs/concepts/compression.md, two vocabularies; or leave out shape.vocab_size",
+            )
         if self.healing.targets == "on_policy" and self.healing.continuation >= self.corpus.window:
             raise RecipeError(
                 f"healing.continuation: expected fewer tokens than the window's {self.corpus.window}, got "

@@ -29,6 +29,11 @@ class Heard:
         return () if self.reading is None else self.reading.aside
 
     @property
+    def is_taught(self) -> Tensor | None:
+        """(B, T) bool: the teacher has something to say; None: everywhere."""
+        return None if self.reading is None else self.reading.is_taught
+
+    @property
     def is_level(self) -> Tensor | None:
         """(B, T) bool: both have read the same text; None: everywhere."""
         return None if self.reading is None else self.reading.is_level
@@ -57,7 +62,8 @@ class LanguageTeacher:
 
     def listen(self, ids: Tensor) -> Heard:
         """Read windows (B, T + 1) of the student's tokens."""
-        reading = None if self.cross is None else self.cross.read(ids)
+        context = self.trunk.config.max_position_embeddings
+        reading = None if self.cross is None else self.cross.read(ids, context=context)
         with torch.no_grad():
             states = self.trunk.hidden(self.trunk.embed(ids[:, :-1] if reading is None else reading.ids))
         return Heard(reading, states if reading is None else reading.taken(states))

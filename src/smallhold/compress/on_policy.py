@@ -140,6 +140,7 @@ def gkd_loss(student: Trunk, teacher: LanguageTeacher, batch: Continuations, con
     """
     heard = teacher.listen(batch.ids)
     states = student.hidden(student.embed(batch.ids[:, :-1]))
-    return distill_loss(
-        states, student.lm_head, heard.states, teacher.logits, config, aside=heard.aside, mask=batch.mask[:, :-1]
-    )
+    mask = batch.mask[:, :-1]
+    if heard.is_taught is not None:
+        mask = mask & heard.is_taught  # what the student wrote there says nothing of what it should have written
+    return distill_loss(states, student.lm_head, heard.states, teacher.logits, config, aside=heard.aside, mask=mask)
