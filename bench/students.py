@@ -150,8 +150,9 @@ def _train_rounded(recipe: ShrinkRecipe, run: Path, bits: int, place: Place) -> 
     """Train the teacher on, its own float32 answers as targets, with weights that read as they will be rounded."""
     teacher, healing = Path(recipe.teacher), recipe.healing
     taught = recipe.healed(recipe_of_teacher(teacher)[1], teacher / CHECKPOINT_FOLDER)
-    for part in ("teacher", "ngrams"):
-        shutil.copytree(teacher / part, run / part, dirs_exist_ok=True)
+    for part in ("teacher", "ngrams"):  # a sector without patients has no trees
+        if (teacher / part).exists():
+            shutil.copytree(teacher / part, run / part, dirs_exist_ok=True)
     with closing(ProgressBar()) as progress:
         run_joint(
             taught,
