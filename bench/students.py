@@ -99,7 +99,7 @@ def rounding(place: Place) -> None:
     recipe = replace(_recipe(), teacher=str(RUNS / "finance"), shape=ShapeChoice(), name="finance")
     teacher = Path(recipe.teacher)
     found = _Found(recipe, place)
-    for bits in (4, 3, 2):
+    for bits in (2, 3, 4):  # what is rounded most has most to win back
         plain = _rounded(teacher / CHECKPOINT_FOLDER, STUDENTS / f"rounded-{bits}", bits)
         found.add(f"{bits} bits, rounded", recipe.seed, teacher, plain)
         run = STUDENTS / f"trained-{bits}"
