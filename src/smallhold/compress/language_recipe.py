@@ -32,7 +32,7 @@ _READ_BY = {
 }
 _MOST_BYTES_PER_TOKEN = 1024
 #: Logits that lie in memory at once, of the healing and of the cache's writing.
-_LOGITS_AT_ONCE, _CACHED_AT_ONCE = 2**23, 2**26
+_LOGITS_AT_ONCE, _CACHED_AT_ONCE = 2**24, 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ class LanguageHealing:
             divergence=self.divergence,  # type: ignore[arg-type]
             beta=self.beta,
             temperature=self.temperature,
-            chunk=min(1024, max(32, _LOGITS_AT_ONCE // vocab_size)),
+            chunk=min(2048, max(32, _LOGITS_AT_ONCE // vocab_size)),
         )
 
     def layout(self, vocab_size: int) -> RecordLayout:
