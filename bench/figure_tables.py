@@ -95,8 +95,9 @@ def budget_table(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         limits = ", ".join(f"{name} {number:.4g}" for name, number in sorted(row["limits"].items()))
-        off = [f"{row['off'][name]:+.3f}" if "off" in row else "" for name in ("bytes", "p95_ms", "resident_bytes")]
-        if "off" in row:
+        off = ["", "", ""]
+        if row["found"]:
+            off = [f"{row['off'][name]:+.3f}" for name in ("bytes", "p95_ms", "resident_bytes")]
             off[1] += f" ({row['foretold_off']['p95_ms']:+.2f})"
         label = row["label"] if row["found"] else f"infeasible, closest {row['label']}"
         lines.append(f"| {limits} | {label} | {' | '.join(off)} | {'; '.join(row['broken'])} |")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import figures
@@ -43,6 +44,7 @@ def carry_out(about: str | None, measurements: Mapping[str, Callable[[Place], No
     return 0
 
 
+@cache
 def publisher() -> tuple[str, str]:
     """The option `--home` of who signs what is built on the way, and trusts what is shipped as well."""
     home = RUNS / "publisher"

@@ -99,15 +99,17 @@ def rounding(place: Place) -> None:
     recipe = replace(_recipe(), teacher=str(RUNS / "finance"), shape=ShapeChoice(), name="finance")
     teacher = Path(recipe.teacher)
     found = _Found(recipe, place)
-    for bits in (4, 3, 2):
+    widths = (4, 3, 2)
+    for bits in widths:
         plain = _rounded(teacher / CHECKPOINT_FOLDER, STUDENTS / f"rounded-{bits}", bits)
         found.add(f"{bits} bits, rounded", recipe.seed, teacher, plain)
-    run = STUDENTS / f"trained-{bits}"
+    fewest = min(widths)
+    run = STUDENTS / f"trained-{fewest}"
     if not (run / "run.json").exists():
         short = replace(recipe, healing=HealingChoice(epochs=_QAT_EPOCHS, learning_rate=3e-4))
-        _train_rounded(short, run, bits, place)
-    trained = _rounded(run / CHECKPOINT_FOLDER, run / "rounded", bits)
-    found.add(f"{bits} bits, trained", recipe.seed, run, trained)
+        _train_rounded(short, run, fewest, place)
+    trained = _rounded(run / CHECKPOINT_FOLDER, run / "rounded", fewest)
+    found.add(f"{fewest} bits, trained", recipe.seed, run, trained)
     _write("rounding", rounding, found.rows)
 
 

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from smallhold.compress.cross_tokenizer import CrossTokenizer
+from smallhold.compress.distill_losses import chunked
 from smallhold.compress.gptq import gptq_layers, write_gptq_twin
 from smallhold.compress.healing import HealingLoss, Student
 from smallhold.compress.language_card import write_language_card, write_licences, write_plain_checkpoint
@@ -253,7 +254,7 @@ def _cache(
     """Ask the teacher about every window that is not cached yet; a finished cache needs no teacher."""
     choice = recipe.healing
     size = len(kept.vocabulary) if kept.vocabulary is not None else source.config.vocab_size
-    most = max(1, choice.distill(source.config.vocab_size).chunk)
+    most = choice.distill(source.config.vocab_size).chunk
     manifest = CacheManifest(
         teacher_digest=digest,
         tokenizer_digest=sha256_hex((run / "pruned" / "tokenizer.json").read_bytes()),
@@ -271,8 +272,7 @@ def _cache(
         with torch.inference_mode():
             heard = teacher().listen(torch.from_numpy(windows[start : start + count].astype(np.int64)))
             rows = [heard.states.flatten(0, 1), *(part.flatten() for part in heard.aside)]
-            parts = zip(*(torch.split(part, most) for part in rows), strict=True)
-            logits: NDArray[np.float32] = torch.cat([teacher().logits(*part).float() for part in parts]).numpy()
+            logits: NDArray[np.float32] = chunked(teacher().logits, most, *rows).float().numpy()
         return logits.reshape(*heard.states.shape[:2], -1)
 
     with _clocked(run, "cache"):

@@ -220,7 +220,17 @@ def _written(result: SearchResult, run: Path) -> SearchResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """Every shape below a teacher's, and what each costs."""
+    """Every shape below a teacher's, and what each costs.
+
+    Attributes:
+        recipe: Whose teacher is made smaller.
+        profile: Of the device that the model is for.
+        teacher: The teacher's shape.
+        door: Sizes of its signal door.
+        rest: Bytes of a bundle beside the model.
+        all: The shapes.
+        is_here: Whether this machine is the one of the profile.
+    """
 
     recipe: ShrinkRecipe
     profile: DeviceProfile
