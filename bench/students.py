@@ -64,7 +64,7 @@ def eighth(place: Place) -> None:
 
 def texts(place: Place) -> None:
     """An eighth of finance's parameters, with the teacher's answers or on labels alone: a thousand texts a task."""
-    recipe = replace(_recipe(), teacher=str(RUNS / "finance"), name="finance-small")
+    recipe = replace(_recipe(text_passes=1.0), teacher=str(RUNS / "finance"), name="finance-small")
     _with_and_without("texts", recipe, texts, place)
 
 
@@ -80,7 +80,7 @@ def _with_and_without(name: str, recipe: ShrinkRecipe, function: Callable[[Place
 
 def half(place: Place) -> None:
     """Half of the layers and of the vocabulary, 8 bits: pruned and healed, or that shape from scratch as long."""
-    healed = replace(_recipe().healing, epochs=_HALF_EPOCHS)
+    healed = replace(_recipe(text_passes=1.0).healing, epochs=_HALF_EPOCHS)
     recipe = replace(_recipe(), shape=_HALF, name="hospital-half", healing=healed)
     healing = {"pruned": healed, "from scratch": replace(healed, from_scratch=True)}
     found = _Found(recipe, place)
@@ -113,9 +113,15 @@ def rounding(place: Place) -> None:
     _write("rounding", rounding, found.rows)
 
 
-def _recipe() -> ShrinkRecipe:
-    """The shipped recipe with the shipped model as teacher: nothing is chosen here, so it may have seen validation."""
-    return replace(read_shrink_recipe("hospital-small"), teacher=str(RUNS / "hospital"))
+def _recipe(*, text_passes: float | None = None) -> ShrinkRecipe:
+    """The shipped recipe with the shipped model as teacher: nothing is chosen here, so it may have seen validation.
+
+    Args:
+        text_passes: Where others than the recipe's are enough: of what is left whole, or where texts are many.
+    """
+    recipe = read_shrink_recipe("hospital-small")
+    healing = recipe.healing if text_passes is None else replace(recipe.healing, text_passes=text_passes)
+    return replace(recipe, teacher=str(RUNS / "hospital"), healing=healing)
 
 
 class _Found:

@@ -33,6 +33,7 @@ from smallhold.sectors.hospital import icu_risk
 from smallhold.sectors.hospital.simulator import simulate_ward, write_ward
 from smallhold.teach.bundle_request import BundleSource, request_of_run
 from smallhold.teach.joint import JointSummary
+from smallhold.teach.joint_recipe import read_joint_recipe
 from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 from smallhold.teach.recipe_file import parse_toml
 from smallhold.teach.signal_task import signal_inputs
@@ -166,6 +167,7 @@ def test_a_dry_run_writes_nothing(
         (("[shape]", '[rounding]\nmethod = "magic"\n[shape]'), RecipeError, "method"),
         (("[shape]", "[healing]\nepochs = 0.0\n[shape]"), RecipeError, "healing"),
         (("[shape]", "[healing]\nepochs = inf\n[shape]"), RecipeError, "finite"),
+        (("[shape]", "[healing]\ntext_passes = 0.0\n[shape]"), RecipeError, "text_passes: expected more than 0"),
         (('name = "small-ward"', 'name = "../ward"'), RecipeError, "name: expected letters"),
         (("calibration", 'version = "one"\ncalibration'), RecipeError, "version"),
     ],
@@ -232,6 +234,14 @@ def test_what_is_taken_over_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     (source / "b.npz").unlink()
     _take_over(source, target)
     assert (target / "a.npz").read_bytes() == b"a"
+
+
+def test_passes_over_texts_multiply_those_of_the_healing() -> None:
+    taught = read_joint_recipe("hospital")
+    recipe = recipe_of(Path("nowhere"), "[healing]\nepochs = 0.5\ntext_passes = 3.0\n")
+    healed = recipe.healed(taught, Path("pruned"))
+    assert [lesson.epochs for lesson in healed.text] == [lesson.epochs * 1.5 for lesson in taught.text]
+    assert healed.signal[0].training.epochs == taught.signal[0].training.epochs * 0.5
 
 
 def test_the_shipped_recipe_is_an_eighth() -> None:

@@ -119,18 +119,20 @@ def plan_shrink(recipe: ShrinkRecipe) -> ShrinkPlan:
         DataError: the teacher's run is missing or not finished.
         RecipeError: a size is above the teacher's, or no runtime could run the shape.
     """
-    taught = read_joint_summary(Path(recipe.teacher))
+    taught, teacher_recipe = recipe_of_teacher(Path(recipe.teacher))
     model = load_signal_model(Path(recipe.teacher) / CHECKPOINT_FOLDER)
     config, door = recipe.shape.of(model.trunk.config), Door.of(model)
     parameters = count_parameters(config, door)
-    steps = round(recipe.healing.epochs * sum(taught.steps.values()))
-    share = parameters / taught.parameters
+    texts = {lesson.task for lesson in teacher_recipe.text}
+    passes = {lesson: recipe.healing.text_passes if lesson in texts else 1.0 for lesson in taught.steps}
+    steps = round(recipe.healing.epochs * sum(number * passes[lesson] for lesson, number in taught.steps.items()))
+    share = parameters / taught.parameters * steps / sum(taught.steps.values())
     return ShrinkPlan(
         teacher_parameters=taught.parameters,
         parameters=parameters,
         bundle_bytes=rest_bytes(Path(recipe.teacher)) + model_bytes(config, door, recipe.rounding.bits),
         steps=steps,
-        seconds=taught.training_seconds * recipe.healing.epochs * share,
+        seconds=taught.training_seconds * share,
         memory_bytes=4 * (taught.parameters + 4 * parameters),
     )
 

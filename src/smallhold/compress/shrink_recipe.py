@@ -63,6 +63,8 @@ class HealingChoice:
 
     Attributes:
         epochs: Passes, as a multiple of those that the teacher's recipe made.
+        text_passes: Passes over texts, as a multiple of `epochs`: a small trunk learns them more slowly than patients,
+            of whom it reads more.
         learning_rate: Peak rate; 0 takes the teacher's.
         teacher_weight: Share of every target that is the teacher's answer; 0 learns from labels alone, without the
             trees and without recombined patients, which have no label.
@@ -71,6 +73,7 @@ class HealingChoice:
     """
 
     epochs: float = 1.0
+    text_passes: float = 1.0
     learning_rate: float = 0.0
     teacher_weight: float = 0.7
     temperature: float = 2.0
@@ -80,6 +83,8 @@ class HealingChoice:
         """Refuse what teaches nothing."""
         if not self.epochs > 0 or self.learning_rate < 0 or not 0 <= self.teacher_weight <= 1:
             raise RecipeError(f"healing: impossible settings: {self}")
+        if not self.text_passes > 0:
+            raise RecipeError(f"healing.text_passes: expected more than 0, got {self.text_passes}")
         if not self.temperature > 0:
             raise RecipeError(f"healing.temperature: expected more than 0, got {self.temperature}")
 
@@ -166,7 +171,9 @@ class ShrinkRecipe:
             base=str(base),
             bundle=replace(taught.bundle, name=self.name, version=self.version),
             signal=signal,
-            text=tuple(replace(lesson, epochs=lesson.epochs * times) for lesson in taught.text),
+            text=tuple(
+                replace(lesson, epochs=lesson.epochs * times * self.healing.text_passes) for lesson in taught.text
+            ),
             optimizer=replace(
                 taught.optimizer, learning_rate=self.healing.learning_rate or taught.optimizer.learning_rate
             ),
