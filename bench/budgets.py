@@ -52,7 +52,7 @@ def budgets(place: Place) -> None:
     recipe = replace(recipe, healing=replace(recipe.healing, epochs=_HEALING_EPOCHS))
     profile = DeviceProfile.read(RUNS / "device.json")
     rows, folder = [], RUNS / "budgets"  # one for all: what was measured or trained holds for any budget
-    space = Space.of(recipe, profile)
+    space = Space.of(recipe, profile, place.data)
     for number, budget in enumerate(drawn([space.foretell(shape) for shape in space.all])):
         with closing(ProgressBar()) as progress:
             result = run_search(

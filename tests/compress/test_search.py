@@ -52,6 +52,13 @@ def test_what_is_found_keeps_every_limit(found: tuple[Path, SearchResult]) -> No
     assert len(efforts) == 4 and efforts == sorted(efforts) and efforts[-1] == 1.0
 
 
+def test_a_shape_is_foretold_with_the_vocabulary_that_trimming_leaves(found: tuple[Path, SearchResult]) -> None:
+    run, result = found
+    kept = json.loads((run / result.run / "pruned" / "kept.json").read_text())
+    assert f"v{kept['vocab_size']}w" in result.label
+    assert result.predicted["bytes"] == result.measured["bytes"]
+
+
 def test_the_same_measurements_lead_to_the_same_end(
     found: tuple[Path, SearchResult], teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile
 ) -> None:

@@ -29,9 +29,10 @@ from smallhold.compress.candidates import Candidate, candidates, ladder, shortli
 from smallhold.compress.device_profile import DeviceProfile, random_graph
 from smallhold.compress.halving import Record, bisect, halve, rungs
 from smallhold.compress.quantize import twin_folder
-from smallhold.compress.shrink import recipe_of_teacher, run_shrink
+from smallhold.compress.shrink import recipe_of_teacher, run_shrink, training_texts
 from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import UnseenRows, measure_gain
+from smallhold.compress.trim_vocabulary import count_tokens, trim_tokenizer
 from smallhold.device.durable_file import write_durably
 from smallhold.evaluate.device_cost import machine
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
@@ -129,7 +130,7 @@ def run_search(
         RecipeError: a limit on what the device does not measure.
         InterruptedRun: stopped on request.
     """
-    space = Space.of(recipe, profile)
+    space = Space.of(recipe, profile, data_dir)
     budget.require_known({"bytes": 0, **space.foretell(space.all[0])})
     rows = UnseenRows.of(recipe_of_teacher(Path(recipe.teacher))[1], data_dir)
     # What was measured holds for any budget: only teacher, data, healing, rounding, device and this machine matter,
@@ -225,7 +226,7 @@ class Space:
     Attributes:
         recipe: Whose teacher is made smaller.
         profile: Of the device that the model is for.
-        teacher: The teacher's shape.
+        teacher: The teacher's shape, of its vocabulary the part that training texts use: trimming leaves no more.
         door: Sizes of its signal door.
         rest: Bytes of a bundle beside the model.
         all: The shapes.
@@ -241,18 +242,22 @@ class Space:
     is_here: bool
 
     @classmethod
-    def of(cls, recipe: ShrinkRecipe, profile: DeviceProfile) -> Space:
+    def of(cls, recipe: ShrinkRecipe, profile: DeviceProfile, data_dir: Path | None) -> Space:
         """Of a recipe's teacher.
 
         Raises:
-            DataError: the teacher's run is missing.
+            DataError: the teacher's run or a data set is missing.
         """
         run = Path(recipe.teacher)
         model = load_signal_model(run / CHECKPOINT_FOLDER)
-        config = model.trunk.config
-        least = 256 + len(ModelTeacher(run).tokenizer.get_added_tokens_decoder())
+        tokenizer = ModelTeacher(run).tokenizer
+        least, used = (
+            len(trim_tokenizer(tokenizer, counts).kept)
+            for counts in ({}, count_tokens(tokenizer, training_texts(recipe_of_teacher(run)[1], data_dir)))
+        )
+        config = replace(model.trunk.config, vocab_size=used)
         bits = (8, 4) if recipe.rounding.bits == 8 else (recipe.rounding.bits,)
-        found = candidates(config, least_vocab=min(config.vocab_size, least), bits=bits)
+        found = candidates(config, least_vocab=least, bits=bits)
         return cls(recipe, profile, config, Door.of(model), rest_bytes(run), found, profile.machine == machine())
 
     def foretell(self, candidate: Candidate) -> dict[str, float]:

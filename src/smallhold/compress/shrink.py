@@ -211,6 +211,19 @@ def recipe_of_teacher(run: Path) -> tuple[JointSummary, JointRecipe]:
     return summary, build_config(JointRecipe, summary.recipe, f"{run / 'run.json'}, recipe")
 
 
+def training_texts(recipe: JointRecipe, data_dir: Path | None) -> list[str]:
+    """Texts of the training split of all that a recipe teaches; their tokens say which of a vocabulary stay.
+
+    Raises:
+        DataError: a data set is missing.
+    """
+    texts = []
+    for lesson in recipe.text:
+        examples = load_examples(find_task(lesson.task, recipe.sector), data_dir)
+        texts += [example.text for example in split(examples, Split.TRAIN)]
+    return texts
+
+
 def _teacher(recipe: ShrinkRecipe, run: Path, answers: Path) -> ModelTeacher | None:
     healing = recipe.healing
     if not healing.teacher_weight:
@@ -241,10 +254,7 @@ class _TrainingRows:
 
     @classmethod
     def of(cls, recipe: JointRecipe, data_dir: Path | None) -> _TrainingRows:
-        texts = []
-        for lesson in recipe.text:
-            examples = load_examples(find_task(lesson.task, recipe.sector), data_dir)
-            texts += [example.text for example in split(examples, Split.TRAIN)]
+        texts = training_texts(recipe, data_dir)
         stays = []
         if recipe.signal:
             known = [stay for stay in icu_risk.load_stays(data_dir) if stay.died is not None]
