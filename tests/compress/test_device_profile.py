@@ -82,6 +82,7 @@ def test_a_graph_beside_itself_costs_what_it_costs(tmp_path: Path) -> None:
     cost = measure_graph(path, path, positions=16, decisions=640)
     assert cost["p50_of_reference"] == pytest.approx(1, abs=0.1)
     assert cost["p95_of_reference"] == pytest.approx(1, abs=0.3)
+    assert cost["p50_of_reference_low"] <= cost["p50_of_reference"] <= cost["p50_of_reference_high"]
 
 
 def test_costs_are_told_at_the_speed_of_the_profile(profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ class GraphCost(TypedDict):
         reference_p50_ms: The reference's median, in turn with it.
         reference_p95_ms: The reference's 95th percentile.
         p50_of_reference: Median over the reference's.
+        p50_of_reference_low: The same, 10th percentile of the blocks that were timed.
+        p50_of_reference_high: The same, 90th percentile.
         p95_of_reference: 95th percentile over the reference's.
         resident_bytes: Resident set of a process that holds this graph and one session.
         joules: Energy of all processors for one decision, idle draw included; None where the machine does not say.
@@ -51,6 +53,8 @@ class GraphCost(TypedDict):
     reference_p50_ms: float
     reference_p95_ms: float
     p50_of_reference: float
+    p50_of_reference_low: float
+    p50_of_reference_high: float
     p95_of_reference: float
     resident_bytes: int
     joules: float | None
@@ -116,13 +120,17 @@ def _measure(graph: bytes, reference: bytes, positions: int, decisions: int) -> 
         other.decide()
     spent = np.array([(measured.decide(), other.decide()) for _ in range(decisions)])
     (p50, reference_p50), (p95, reference_p95) = np.median(percentiles := _by_block(spent, positions), axis=1)
-    p50_ratio, p95_ratio = np.median(percentiles[..., 0] / percentiles[..., 1], axis=1)
+    (low, p50_ratio, high), (_, p95_ratio, _) = np.percentile(
+        percentiles[..., 0] / percentiles[..., 1], (10, 50, 90), axis=1
+    ).T
     return {
         "p50_ms": float(p50),
         "p95_ms": float(p95),
         "reference_p50_ms": float(reference_p50),
         "reference_p95_ms": float(reference_p95),
         "p50_of_reference": float(p50_ratio),
+        "p50_of_reference_low": float(low),
+        "p50_of_reference_high": float(high),
         "p95_of_reference": float(p95_ratio),
         "resident_bytes": resident,
         "joules": None if spent_joules is None else spent_joules / _ALONE,
