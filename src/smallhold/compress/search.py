@@ -15,6 +15,7 @@ same measurements lead to the same model, and another budget asks for nothing tw
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -251,10 +252,8 @@ class Space:
         run = Path(recipe.teacher)
         model = load_signal_model(run / CHECKPOINT_FOLDER)
         tokenizer = ModelTeacher(run).tokenizer
-        least, used = (
-            len(trim_tokenizer(tokenizer, counts).kept)
-            for counts in ({}, count_tokens(tokenizer, training_texts(recipe_of_teacher(run)[1], data_dir)))
-        )
+        counts = count_tokens(tokenizer, training_texts(recipe_of_teacher(run)[1], data_dir))
+        least, used = (len(trim_tokenizer(tokenizer, kept).kept) for kept in (Counter[int](), counts))
         config = replace(model.trunk.config, vocab_size=used)
         bits = (8, 4) if recipe.rounding.bits == 8 else (recipe.rounding.bits,)
         found = candidates(config, least_vocab=least, bits=bits)
