@@ -43,8 +43,8 @@ from smallhold.teach.model_teacher import ModelTeacher
 
 STUDENTS = RUNS / "students"
 _SEEDS = (0, 1, 2)
-#: Half of the parameters. Layers take longer than a row of logits with as many, so they go first; of the vocabulary goes
-#: what the tasks' texts hardly use.
+#: Half of the parameters. Layers take longer than a row of logits with as many, so they go first; of the vocabulary
+#: goes what the tasks' texts hardly use.
 _HALF = ShapeChoice(num_hidden_layers=3, vocab_size=4976)
 #: Of the teacher's passes: what is left whole needs less healing.
 _HALF_EPOCHS = 0.5
