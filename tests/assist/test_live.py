@@ -14,16 +14,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from smallhold.assist import Bedside, Watchdog
 from smallhold.assist.alarm_inactivation import InactivationState
 from smallhold.assist.hospital import NEWS2_RULES, WATCHED_MS, HospitalLimits
+from smallhold.assist.interop.cds_view import JournalView
+from smallhold.assist.interop.fhir_base import Dialect, Release
+from smallhold.assist.interop.fhir_step import step_resources
 from smallhold.assist.live import END, GAP, READING, STAFF, START, STEP, LiveSettings, LiveWard
 from smallhold.assist.live_state import LiveState
 from smallhold.assist.rolling_specialist import RollingSpecialist, first_bin
 from smallhold.assist.sources import Inbox
 from smallhold.assist.step import Step
 from smallhold.assist.ward_clock import WardClock
+from smallhold.assist.ward_view import draw
 from smallhold.device.journal import Journal
 from smallhold.errors import InputError, JournalError
 from smallhold.records import Alert, Observation, Provenance, Risk
 from smallhold.sectors.hospital.floor import FloorState
+from smallhold.sectors.hospital.terms import HospitalTerms
 
 from .small_ward import PROVENANCE, Logistic, make_ward
 
@@ -57,6 +62,7 @@ class Ward:
         pause = options.pop("pause", 0.0)
         self.make_specialist = options.pop("specialist", lambda patient: Logistic(patient, pause))
         self.deadline = options.pop("deadline", 1.0)
+        self.is_silent = options.pop("is_silent", False)
         self.watchdog = Watchdog(self.deadline)
         self.journal = Journal.open(folder / "journal.db", key=KEY)
         self.state = LiveState(folder / "state.db")
@@ -80,7 +86,10 @@ class Ward:
             watched=WATCHED_MS,
         )
         self.specialists[patient] = self.make_specialist(patient)
-        return Bedside(patient, ward, FloorState(patient), specialist=self.specialists[patient], watchdog=self.watchdog)
+        specialist = self.specialists[patient]
+        bed = Bedside(patient, ward, FloorState(patient), specialist=specialist, watchdog=self.watchdog)
+        bed.supervise(is_silent=self.is_silent)
+        return bed
 
     def put(self, code: str, value: float, unit: str = "/min", patient: str = "p", ago_ms: int = 0) -> None:
         now = self.clocks.wall
@@ -159,6 +168,37 @@ def test_the_model_is_asked_at_the_end_of_a_bin_and_gets_one_value_a_minute(tmp_
     assert {value for code, value, _ in calls if code} == {81.0}
     bins = [step for step in ward.steps if step.window is not None]
     assert len(bins) == 1 and bins[0].risk is not None
+    ward.die()
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_what_a_model_on_trial_says_is_on_record_and_shown_to_nobody(
+    is_silent: bool, tmp_path: Path, clocks: Clocks
+) -> None:
+    ward = Ward(tmp_path, clocks, is_silent=is_silent)
+    ward.put("RespRate", 23.0)
+    ward.put("HR", 128.0)  # the model alerts on it
+    ward.turn(2)
+    clocks.pass_seconds(BIN_MS / 1e3)
+    ward.until_decided(1)
+    (journalled,) = [
+        step
+        for _, payload in ward.journal.entries(kind=STEP)
+        if payload is not None and (step := Step.from_payload(payload)).window is not None
+    ]
+    assert journalled.risk is not None and journalled.is_silent is is_silent
+    assert bool(journalled.withheld) is is_silent
+    (heard,) = [step for step in ward.steps if step.window is not None]
+    held = ward.live.beds["p"]
+    assert (heard.risk is None) is (held.risk is None) is is_silent
+    assert not heard.withheld and heard.scores == journalled.scores
+    lines = [line.text for line in draw(ward.live, rows=20)]
+    assert any(" trial" in line for line in lines) is is_silent
+    dialect = Dialect(Release.R4, HospitalTerms())
+    made = {item["resourceType"] for item in step_resources(journalled, dialect, 0)}
+    assert ("RiskAssessment" in made) is not is_silent
+    picture = JournalView(ward.journal.path, KEY).picture("p")
+    assert picture is not None and (picture.risk is None) is is_silent
     ward.die()
 
 

@@ -76,6 +76,7 @@ def test_traces_depend_on_run_patient_and_number() -> None:
         ({"schema": "smallhold.step/3"}, "schema: expected 'smallhold.step/1' or 'smallhold.step/2'"),
         ({"schema": "smallhold.step/2"}, "task"),
         ({"task": "hypotension"}, "task: expected the schema 'smallhold.step/2'"),
+        ({"is_silent": 1}, "is_silent: expected true or false, got 1"),
         ({"extra": 1}, r"unknown members \['extra'\]"),
         ({"number": "3"}, "number: expected"),
         ({"scores": {"schema": "smallhold.score-set/1"}}, "missing members"),

@@ -55,9 +55,15 @@ class Station:
     """Everything of one console; close it."""
 
     def __init__(
-        self, folder: Path, *, bin_ms: int = 1_000, options: ConsoleOptions | None = None, **more: Any
+        self,
+        folder: Path,
+        *,
+        bin_ms: int = 1_000,
+        is_silent: bool = False,
+        options: ConsoleOptions | None = None,
+        **more: Any,
     ) -> None:
-        self._folder, self._bin_ms = folder, bin_ms
+        self._folder, self._bin_ms, self._is_silent = folder, bin_ms, is_silent
         self.inbox = Inbox()
         self._stop, self._is_made = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -87,7 +93,9 @@ class Station:
                     make_ward(run_id), limits=HospitalLimits(), rules=NEWS2_RULES, clock="utc", thin_ms=60_000,
                     watched={"HR": 3_600_000}, alarm_times=AlarmTimes(), simulated=True, tolerances=Tolerances(),
                 )  # fmt: skip
-                return Bedside(patient, ward, FloorState(patient), specialist=Logistic(patient), watchdog=watchdog)
+                bed = Bedside(patient, ward, FloorState(patient), specialist=Logistic(patient), watchdog=watchdog)
+                bed.supervise(is_silent=self._is_silent)
+                return bed
 
             settings = LiveSettings(bin_ms=self._bin_ms)
             note = self.recorder.note

@@ -354,6 +354,19 @@ def test_the_model_its_drift_and_the_federation_say_what_they_are(station: Stati
     assert paul.get("/api/federation").json() == {"is_configured": False}
 
 
+def test_a_model_on_trial_is_named_and_its_answers_are_not_shown(tmp_path: Path) -> None:
+    made = Station(tmp_path, is_silent=True)
+    try:
+        made.put("p")
+        made.wait(lambda: made.ward.counts.decisions >= 2)
+        nora = made.client("Nora")
+        page = nora.get("/api/beds/p").json()
+        assert (page["bed"]["risk"], page["bed"]["model"], page["risks"]) == (None, "silent", [])
+        assert nora.get("/api/ward").json()["beds"][0]["risk"] is None
+    finally:
+        made.close()
+
+
 def test_a_ward_that_does_not_answer_is_said_to_be_so(station: Station) -> None:
     nora = station.client("Nora")
     station._stop.set()

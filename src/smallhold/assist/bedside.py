@@ -247,10 +247,15 @@ class Bedside:
         self._supervision = Supervision(self.ward.alarm_times, drift, is_silent=is_silent)
 
     @property
+    def is_silent(self) -> bool:
+        """True where the model is on trial."""
+        return self._supervision.is_silent
+
+    @property
     def is_degraded(self) -> bool:
         """True while the floor speaks alone although a model was to speak beside it; in silent mode none was."""
         consultation, supervision = self.consultation, self._supervision
-        if supervision.is_silent:
+        if self.is_silent:
             return False
         is_speaking = consultation is not None and consultation.is_answering and not consultation.has_abstained
         return not is_speaking or supervision.is_withheld
@@ -546,6 +551,7 @@ class Bedside:
             model_error=answer if isinstance(answer, str) else None,
             explain_error=reason if isinstance(reason, str) else None,
             is_degraded=self.is_degraded,
+            is_silent=self.is_silent,
             proposals=fresh,
             verdicts=verdicts,
             asks=asks,
@@ -680,7 +686,7 @@ class Bedside:
             f"{SIGNAL_STALE}:{code}": Facts(key="signal_stale", texts={"code": code})
             for code in self._stale_signals(t_ms)
         }
-        if not self._supervision.is_silent:
+        if not self.is_silent:
             faults |= self._model_faults()
         if self._is_clock_untrusted:
             faults[CLOCK_UNTRUSTED] = Facts(key="clock_untrusted")

@@ -114,8 +114,8 @@ class LiveModel:
     Attributes:
         bins: Bins that ended since admission.
         due_ms: When the open bin ends.
-        risk: Its newest answer, None before the first and from a failure on.
-        model_error: Why its newest answer is missing, None when it answered.
+        risk: Its newest answer, None before the first, from a failure on, and where it is on trial.
+        model_error: Why its newest answer is missing, None when it answered or is on trial.
         first_bin: The bin that its session began with.
     """
 
@@ -224,7 +224,7 @@ class LiveWard:
         settings: See `LiveSettings`.
         speed: See `WardClock`.
         on_alert: Called on the ward's thread for every announced alert, at once.
-        on_step: Called on the ward's thread after every event that was journalled.
+        on_step: Called on the ward's thread after every event that was journalled, with what people may see of it.
         identity: What the run is made of (bundle, profile, build ...), for the journal.
     """
 
@@ -485,7 +485,8 @@ class LiveWard:
         live, task = asked.live, asked.task
         model = live.models[task]
         step = live.bed.end_bin(self.clock.now_ms())
-        model.risk, model.model_error = step.risk, step.model_error
+        shown = step.shown()
+        model.risk, model.model_error = shown.risk, shown.model_error
         if step.risk is not None:
             self.counts.decisions += 1
             self.counts.abstained += step.risk.has_abstained
@@ -548,7 +549,7 @@ class LiveWard:
         else:
             return
         if self._on_step is not None:
-            self._on_step(step)
+            self._on_step(step.shown())
 
     def _write(self, kind: str, value: Mapping[str, Any], *, patient: str | None = None) -> bool:
         return self._write_bytes(kind, canonical_json(value), patient=patient)

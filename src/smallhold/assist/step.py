@@ -69,6 +69,7 @@ class Step:
         model_error: Why the model gave no answer at the end of this bin.
         explain_error: Why there is no explanation where one was asked for.
         is_degraded: The floor speaks alone: the model was late, unsure, invalid or down, or there is none.
+        is_silent: The model is on trial: what it said, and that it failed, is on record and shown to nobody.
         proposals: What a source newly suggests; a suggestion that only stands is not repeated.
         verdicts: What the policy made of each of them, in the same order.
         asks: Questions to people that follow.
@@ -95,6 +96,7 @@ class Step:
     model_error: str | None = None
     explain_error: str | None = None
     is_degraded: bool
+    is_silent: bool = False
     proposals: tuple[Proposal, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     asks: tuple[Ask, ...] = ()
@@ -114,6 +116,12 @@ class Step:
         """True when an order was proposed or a treatment may start: such a step is signed at once."""
         return any(v.action in _TREATING and v.effect is not Effect.FORBID for v in self.verdicts)
 
+    def shown(self) -> Step:
+        """The step as people may see it: a model on trial has said nothing. Journal and report take the whole."""
+        if not self.is_silent:
+            return self
+        return replace(self, risk=None, card=None, model_error=None, explain_error=None, withheld=())
+
     def without_latency(self) -> Step:
         """The same step with everything measured by the stopwatch removed; two runs agree on it."""
         risk = None if self.risk is None else replace(self.risk, latency_ms=0.0)
@@ -128,6 +136,7 @@ class Step:
             **{name: [pack_change(item, self.provenance) for item in getattr(self, name)] for name in _CHANGES},
             "inactivations": [item.to_json() for item in self.inactivations],
             "drift": [asdict(item) for item in self.drift],
+            "is_silent": self.is_silent,
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         provenance = {item.name: getattr(self.provenance, item.name) for item in fields(Provenance)}
@@ -235,6 +244,8 @@ def _read(value: Any) -> Step:
     for name, cls in _PLAIN.items():
         if not isinstance(value[name], cls):
             raise InputError(f"{name}: expected {cls}, got {value[name]!r}")
+    if not isinstance(value.get("is_silent", False), bool):
+        raise InputError(f"is_silent: expected true or false, got {value['is_silent']!r}")
     shared = value["provenance"]
     observation = value.get("observation")
     if observation is not None and isinstance(observation["value"], str):
@@ -248,6 +259,7 @@ def _read(value: Any) -> Step:
         **{name: value[name] for name in _PLAIN},
         provenance=Provenance(**shared),
         task=task,
+        is_silent=value.get("is_silent", False),
         observation=None if observation is None else _unpack(Observation, observation, shared),
         **records,
         **lists,

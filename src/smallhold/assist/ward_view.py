@@ -136,7 +136,12 @@ def _ms(value: float | int | None) -> str:
 
 
 def _risk(live: LiveBed, task: str) -> str:
-    """A model's newest answer: marked where it abstained, `off` where it is missing, `-` before the first."""
+    """A model's newest answer: marked where it abstained, `off` where it is missing, `-` before the first.
+
+    A model on trial is only said to be.
+    """
+    if live.bed.is_silent:
+        return "trial"
     model, consultation = live.models[task], live.bed.consultations.get(task)
     if model.risk is None or consultation is None:
         return "off" if model.model_error is not None or consultation is None else "-"

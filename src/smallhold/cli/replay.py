@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     def count(step: Step) -> None:
         nonlocal done
         done += 1
-        if args.silent:
+        if args.silent or monitor is not None:  # which learns here what became of the patients
             silent.add(step)
         if done % 200 == 0:
             progress("replay", min(done, total - 1), total)

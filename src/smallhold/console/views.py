@@ -57,7 +57,7 @@ def bed_line(live: LiveBed, care: Care, record: BedRecord, now_ms: int) -> dict[
         "vitals": {name: _vital(live, codes) for name, codes in VITALS},
         "score": _score(live),
         "risk": _risk(live),
-        "model": "absent" if bed.consultation is None else ("failing" if live.model_error is not None else "answering"),
+        "model": _model_state(live),
         "is_degraded": bed.is_degraded,
         "alerts": [_alert(item) for item in signals if item.alert.state is not AlertState.RESOLVED],
         "off": [_inactivation(item) for item in bed.alarms.inactivations(bed.patient, now_ms)],
@@ -161,6 +161,15 @@ def _score(live: LiveBed) -> dict[str, Any] | None:
         "parts": dict(score.parts),
         "missing": list(score.missing),
     }
+
+
+def _model_state(live: LiveBed) -> str:
+    """What is said of the model where no risk is."""
+    if live.bed.consultation is None:
+        return "absent"
+    if live.bed.is_silent:
+        return "silent"
+    return "answering" if live.model_error is None else "failing"
 
 
 def _risk(live: LiveBed) -> dict[str, Any] | None:

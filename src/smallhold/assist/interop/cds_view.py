@@ -141,7 +141,7 @@ class JournalView:
 
     def _take(self, kind: str, payload: bytes) -> None:
         if kind == live.STEP:
-            step = Step.from_payload(payload)
+            step = Step.from_payload(payload).shown()
             bed = self._beds.setdefault(step.patient, _Bed())
             bed.scores = step.scores
             bed.risk = step.risk if step.window is not None else bed.risk

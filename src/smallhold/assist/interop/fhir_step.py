@@ -40,7 +40,7 @@ def step_resources(
     """Everything that one event became.
 
     Args:
-        step: The event.
+        step: The event; what a model on trial said is left out.
         dialect: Release and codes.
         recorded_ms: Wall clock of its journal entry.
         issues: Takes the alerts by id, for whoever follows them further; None: they are among the resources.
@@ -49,6 +49,7 @@ def step_resources(
         Devices, Observation, scores, RiskAssessment, DetectedIssues, Communications, CommunicationRequests and the
         Provenance of all of them, as far as there are any.
     """
+    step = step.shown()
     shared, run_id = step.provenance, step.run_id
 
     def readings(names: Iterable[str]) -> list[Json]:

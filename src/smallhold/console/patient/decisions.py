@@ -76,7 +76,7 @@ class DecisionLog:
                 self._keep(value["patient"], {"kind": "acknowledged", "t_ms": value["t_ms"], "who": value["actor"]})
             return
         try:
-            step = Step.from_payload(payload)
+            step = Step.from_payload(payload).shown()
         except JournalError:
             return  # of a version to come; the export has it
         told = describe(step, profile, question)
