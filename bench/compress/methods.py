@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
 from smallhold.compress.calibration import CalibrationSet
-from smallhold.compress.gptq import gptq_layers, write_gptq_twin
+from smallhold.compress.gptq import gptq_layers
 from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.errors import SmallholdError
 from smallhold.learn.checkpoint import load_signal_model
@@ -115,7 +115,7 @@ def _rounded(bits: int) -> Callable[[Source, Path], Artefact]:
 def _gptq(source: Source, folder: Path) -> Artefact:
     model = load_signal_model(source.checkpoint)
     chosen = gptq_layers(model, source.calibration, bits=4, progress=lambda _done, _total: None)
-    write_gptq_twin(source.checkpoint, folder / "twin", chosen, bits=4)
+    quantize_checkpoint(source.checkpoint, folder / "twin", bits=4, chosen=chosen)
     return _graph(folder / "twin", folder, _INT4)
 
 

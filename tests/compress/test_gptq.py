@@ -14,7 +14,7 @@ from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.rounding import quantize_weight
 from smallhold.bundle.weights import RANGES, QuantizedWeight, read_weights
 from smallhold.compress.calibration import CalibrationSet
-from smallhold.compress.gptq import gptq_layers, quantize_gptq, write_gptq_twin
+from smallhold.compress.gptq import gptq_layers, quantize_gptq
 from smallhold.errors import ShapeError
 from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
 
@@ -111,7 +111,7 @@ def test_a_twin_by_gptq_is_read_exported_and_nearer(make_checkpoint: Callable[..
     chosen = gptq_layers(model, CalibrationSet(tokens=ids), bits=4, progress=lambda d, total: done.append(d))
     assert done == [1, 2]
     assert len(chosen) == 14
-    write_gptq_twin(source, tmp_path / "gptq", chosen, bits=4)
+    quantize_checkpoint(source, tmp_path / "gptq", bits=4, chosen=chosen)
     quantize_checkpoint(source, tmp_path / "nearest", bits=4)
     weights = read_weights(tmp_path / "gptq")
     twin = read_checkpoint(tmp_path / "gptq")

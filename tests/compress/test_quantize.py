@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("torch", reason="checkpoints are written with torch, the extra 'train'")
 
@@ -15,8 +18,12 @@ import torch
 
 from smallhold.bundle.weights import QUANTIZED_FILE, QuantizedWeight, read_weights
 from smallhold.compress.quantize import quantize_checkpoint, quantize_weight
+from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, ShapeError
-from smallhold.learn.checkpoint import load_signal_model, read_checkpoint
+from smallhold.learn.checkpoint import load_signal_model, read_checkpoint, save_trunk
+from smallhold.learn.hugging_face import WEIGHTS
+from smallhold.learn.model import Trunk
+from smallhold.learn.trunk_config import TrunkConfig
 
 
 def test_a_group_by_hand() -> None:
@@ -170,6 +177,56 @@ def test_the_same_checkpoint_gives_the_same_integers(make_checkpoint: Callable[.
     for name in ("a", "b"):
         quantize_checkpoint(source, tmp_path / name)
     assert (tmp_path / "a" / QUANTIZED_FILE).read_bytes() == (tmp_path / "b" / QUANTIZED_FILE).read_bytes()
+
+
+def test_weights_that_cannot_be_rounded_name_their_checkpoint(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = shutil.copytree(make_checkpoint(), tmp_path / "source")
+    tensors = load_file(source / WEIGHTS)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"source: model\.layers\.1\.mlp\.up_proj\.weight: .*holds NaN"):
+        quantize_checkpoint(source, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_checkpoint_with_nothing_to_round_is_refused(tmp_path: Path) -> None:
+    narrow = TrunkConfig(
+        vocab_size=259,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    save_trunk(Trunk(narrow), tmp_path / "narrow")
+    with pytest.raises(DataError, match="no matrix has rows that 32 divides"):
+        quantize_checkpoint(tmp_path / "narrow", tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_twin_that_was_not_finished_is_not_taken_for_whole(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, twin = make_checkpoint(), tmp_path / "small"
+    quantize_checkpoint(source, twin)
+    for last in range(1, 6):  # killed at each of the files, over the twin that is there
+        written: list[Path] = []
+
+        def until(path: Path, chunks: Any, written: list[Path] = written, last: int = last, **more: Any) -> None:
+            written.append(path)
+            if len(written) == last:
+                raise KeyboardInterrupt
+            write_durably(path, chunks, **more)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("smallhold.compress.quantize.write_durably", until)
+            quantize_checkpoint(source, twin, bits=4)
+        with pytest.raises(DataError, match=r"missing: config\.json"):
+            read_weights(twin)
+    quantize_checkpoint(source, twin, bits=4)
+    assert read_weights(twin).trunk
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

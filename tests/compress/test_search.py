@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from smallhold.compress.budget import Budget
 from smallhold.compress.candidates import Candidate
 from smallhold.compress.device_profile import DeviceProfile, measure_device, write_profile
 from smallhold.compress.quantize import twin_folder
-from smallhold.compress.search import SearchResult, SearchSettings, run_search
+from smallhold.compress.search import SearchResult, SearchSettings, Space, run_search
 from smallhold.errors import DataError, RecipeError
 from smallhold.sectors.hospital.simulator import simulate_ward, write_ward
 from smallhold.teach.joint import JointSummary
@@ -64,10 +65,10 @@ def test_the_same_measurements_lead_to_the_same_end(
 ) -> None:
     run, result = found
     budget, recipe = Budget(max_bytes=900_000, max_ms_p95=50.0), recipe_of(teacher[0], SHORT)
-    trained = sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/shrink.json"))
+    trained = sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/*/shrink.json"))
     again = run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
     assert json.dumps(asdict(again)) == json.dumps(asdict(result))
-    assert trained == sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/shrink.json"))
+    assert trained == sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/*/shrink.json"))
 
 
 def test_the_impossible_is_named_with_what_comes_closest(
@@ -118,6 +119,57 @@ def test_a_quality_out_of_reach_is_infeasible(
         record.write_text(before)
         (run / "result.json").write_text(json.dumps(asdict(result)))
     assert not again.is_feasible and "quality 0.400 of at least 0.900" in again.line()
+
+
+def test_a_cost_model_that_promised_too_much_is_corrected_and_the_closest_is_named(
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training and measuring are replaced by rules: shapes cost a multiple of what was foretold."""
+
+    def measure(space: Space, candidate: Candidate, trained: Path | None = None) -> dict[str, float]:
+        cost = space.foretell(candidate)
+        return cost | {"p95_ms": dearer[trained is not None] * cost["p95_ms"]}
+
+    monkeypatch.setattr(Space, "measure", measure)
+    monkeypatch.setattr("smallhold.compress.search._Trials.quality", lambda _, candidate, __: candidate.hidden / 100)
+    recipe = recipe_of(teacher[0], SHORT)
+    space = Space.of(recipe, profile, data)
+    costs = [space.foretell(candidate)["p95_ms"] for candidate in space.all]
+    budget, ratio = Budget(max_ms_p95=max(costs)), max(costs) / min(costs)
+
+    def search(name: str) -> SearchResult:
+        return run_search(recipe, budget, profile, data, tmp_path / name, settings=SETTINGS, progress=silent, threads=1)
+
+    dearer = (0.999 * ratio, 0.999 * ratio)  # the cheapest alone fits, and is none of those that are measured first
+    result = search("corrected")
+    assert result.is_feasible and result.predicted["p95_ms"] == pytest.approx(min(costs), rel=0.01)
+    assert result.looked_at["measured"] > 3 * SETTINGS.trained
+    dearer = (1.0, 1.001 * ratio)  # with trained weights none does: all are tried, and the closest is named
+    result = search("closest")
+    assert not result.is_feasible and "p95_ms" in result.line()
+    record = json.loads(next((tmp_path / "closest").glob("measured-*")).read_text())
+    tried = [cost["p95_ms"] for key, cost in record.items() if key.startswith("final ")]
+    assert result.measured["p95_ms"] == min(tried) and len(tried) == SETTINGS.trained
+
+
+def test_runs_of_another_recipe_lie_beside_each_other(
+    found: tuple[Path, SearchResult], teacher: tuple[Path, JointSummary], data: Path, profile: DeviceProfile
+) -> None:
+    run, result = found
+    before = (run / "result.json").read_bytes()
+    budget, recipe = Budget(max_bytes=900_000, max_ms_p95=50.0), recipe_of(teacher[0], "[healing]\nepochs = 0.2\n")
+    settings, records = replace(SETTINGS, trained=1), set(run.glob("measured-*.json"))
+    other = run_search(recipe, budget, profile, data, run, settings=settings, progress=silent, threads=1)
+    (run / "result.json").write_bytes(before)
+    for record in set(run.glob("measured-*.json")) - records:
+        record.unlink()
+    assert other.is_feasible and (run / other.run / "shrink.json").is_file() and (run / result.run).is_dir()
+    assert Path(other.run).parent != Path(result.run).parent
+    shutil.rmtree((run / other.run).parent)
 
 
 def test_quality_alone_asks_for_the_smallest_that_has_it(

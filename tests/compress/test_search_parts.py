@@ -16,6 +16,7 @@ from smallhold.compress.budget import Budget
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes
 from smallhold.compress.candidates import Candidate, candidates, ladder, shortlist
 from smallhold.compress.halving import Record, Rung, bisect, halve, rungs
+from smallhold.compress.shrink_recipe import ShapeChoice
 from smallhold.compress.student_quality import Gain
 from smallhold.errors import DataError, RecipeError
 from smallhold.evaluate.bootstrap import Interval
@@ -39,6 +40,9 @@ def test_a_budget_counts_only_what_it_limits() -> None:
     assert budget.excess({"bytes": 500, "p95_ms": 3.0, "resident_bytes": 1e12}) == 1.5
     assert budget.broken({"bytes": 1001, "p95_ms": 1.0}) == ["bytes 1,001 of at most 1,000"]
     assert Budget().excess({}) == 0 and Budget().broken({}) == []
+    wants = Budget(max_bytes=1000, min_quality=0.9)
+    assert wants.excess({"bytes": 500}) == 0.5 and wants.excess({"bytes": 500}, 0.45) == 2.0
+    assert wants.excess({"bytes": 500}, -0.1) == float("inf")
 
 
 def test_a_limit_that_the_device_does_not_measure_is_refused() -> None:
@@ -61,6 +65,7 @@ def test_impossible_budgets_are_refused(wrong: dict[str, float]) -> None:
         (["--max-ms-p95", "nan"], "--max-ms-p95: expected more than 0, got nan"),
         (["--min-quality", "-1"], "--min-quality: expected more than 0"),
         (["--device", "device.json"], "--device: a search needs a limit"),
+        (["--bits", "4"], "--bits: is for a run that is there"),
     ],
 )
 def test_limits_that_limit_nothing_start_nothing(
@@ -89,6 +94,19 @@ def test_every_candidate_is_a_shape_that_runtimes_run() -> None:
         assert config.hidden_size % 32 == config.intermediate_size % 32 == 0
         assert config.num_attention_heads // config.num_key_value_heads <= 3
         assert 1000 <= config.vocab_size <= 8264
+
+
+def test_heads_that_form_no_equal_groups_are_refused_before_anything_is_read() -> None:
+    assert ShapeChoice(num_key_value_heads=1).of(TEACHER).num_attention_heads == 3
+    with pytest.raises(RecipeError, match="6 heads cannot form 1 equal groups of at most 3"):
+        ShapeChoice(num_attention_heads=6, num_key_value_heads=1).of(TEACHER)
+    with pytest.raises(RecipeError, match="3 heads cannot form 2 equal groups"):
+        ShapeChoice(num_attention_heads=3, num_key_value_heads=2).of(TEACHER)
+
+
+def test_a_run_is_only_quantized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(tmp_path), "--pictures"]) == 1
+    assert "--pictures: is for recipes" in capsys.readouterr().err
 
 
 def test_the_shortlist_sends_the_largest_of_every_depth_and_encoding() -> None:

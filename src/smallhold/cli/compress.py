@@ -25,7 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--bits",
         type=int,
         choices=(8, 4),
-        default=8,
         help="of a run: of the trunk; the signal encoder takes 8 in either case; default 8",
     )
     parser.add_argument(
@@ -68,7 +67,12 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.source).is_dir():
         if limits:
             raise InputError("limits are for recipes: a run that is there has its shape")
+        for name in ("data", "pictures"):
+            if getattr(args, name):
+                raise InputError(f"--{name}: is for recipes; {args.source} is a run, which is only quantized")
         return _quantize(args, Path(args.source))
+    if args.bits is not None:
+        raise InputError("--bits: is for a run that is there; a recipe says it itself", hint="[rounding] bits = 4")
     if _is_language(args, limits):
         from smallhold.cli.compress_language import shrink_language
 
@@ -190,19 +194,20 @@ def _quantize(args: argparse.Namespace, folder: Path) -> int:
 
     if args.dry_run:
         raise InputError("--dry-run: quantizing takes seconds; it is for recipes")
-    out = args.out or twin_folder(folder, args.bits)
-    errors = quantize_checkpoint(folder / CHECKPOINT_FOLDER, out, bits=args.bits)
+    bits = args.bits or 8
+    out = args.out or twin_folder(folder, bits)
+    errors = quantize_checkpoint(folder / CHECKPOINT_FOLDER, out, bits=bits)
     worst = max(errors, key=errors.__getitem__)
     if args.json:
-        print_json({"checkpoint": str(out), "encoding": f"q{args.bits}_0", "relative_error": errors})
+        print_json({"checkpoint": str(out), "encoding": f"q{bits}_0", "relative_error": errors})
     else:
         print(
-            f"{len(errors)} matrices, the trunk's to {args.bits} bits in groups of 32; "
+            f"{len(errors)} matrices, the trunk's to {bits} bits in groups of 32; "
             f"largest relative error {errors[worst]:.4f} ({worst})"
         )
     if (folder / LANGUAGE_FILE).exists():
-        next_commands(f"smallhold bundle build --from {folder / CHECKPOINT_FOLDER} --bits {args.bits} --name NAME")
+        next_commands(f"smallhold bundle build --from {folder / CHECKPOINT_FOLDER} --bits {bits} --name NAME")
         return 0
-    which, name = ("", "bundle") if args.bits == 8 else (f" --bits {args.bits}", f"bundle-{args.bits}")
+    which, name = ("", "bundle") if bits == 8 else (f" --bits {bits}", f"bundle-{bits}")
     next_commands(f"smallhold bundle build {folder}{which} --out {folder}/{name}")
     return 0

@@ -131,7 +131,9 @@ def _list_recipes(args: argparse.Namespace) -> int:
         print_json(names)
     else:
         print("\n".join(names))
-    next_commands(f"smallhold teach train {names[0]} --out runs/{names[0]}")
+    next_commands(
+        "smallhold teach train hospital", "smallhold teach pretrain base", "smallhold compress hospital-small"
+    )
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -54,9 +55,15 @@ class Budget:
                 hint="leave the limit out, or profile a device that counts it: smallhold doctor --profile FILE",
             )
 
-    def excess(self, cost: Mapping[str, float]) -> float:
-        """Largest ratio of a cost to its limit; at most 1 where every limit is met, 0 where there is none."""
-        return max((cost[name] / limit for name, limit in self.costs.items()), default=0.0)
+    def excess(self, cost: Mapping[str, float], quality: float | None = None) -> float:
+        """Largest ratio of a cost to its limit, or of the least quality to what there is.
+
+        At most 1 where every limit is met, 0 where there is none.
+        """
+        ratios = [cost[name] / limit for name, limit in self.costs.items()]
+        if quality is not None and self.min_quality:
+            ratios.append(self.min_quality / quality if quality > 0 else math.inf)
+        return max(ratios, default=0.0)
 
     def broken(self, cost: Mapping[str, float]) -> list[str]:
         """Each limit that is not met, in words."""

@@ -63,8 +63,11 @@ def model_bytes(config: TrunkConfig, door: Door, bits: int) -> int:
     linear, embedding, norms = layers * layer_weights(config), config.vocab_size * width, (2 * layers + 1) * width
     trunk = 0
     for step in (_STEP_ONNX, _STEP_GGUF):
-        trunk += (linear + embedding) * bits // 8 + (linear + embedding) * step // GROUP_SIZE + 4 * norms
-    encoder = door.matrices(width) * (GROUP_SIZE + _STEP_GGUF) // GROUP_SIZE + 4 * door.others(width)
+        steps = 0 if bits == 32 else (linear + embedding) * step // GROUP_SIZE
+        trunk += (linear + embedding) * bits // 8 + steps + 4 * norms
+    matrices = door.matrices(width)
+    encoder = 4 * matrices if bits == 32 else matrices * (GROUP_SIZE + _STEP_GGUF) // GROUP_SIZE
+    encoder += 4 * door.others(width)
     tables = 4 * config.max_position_embeddings * config.head_dim  # rotary cosines and sines
     return trunk + encoder + tables + _NODES * layers + _ENTRY * config.vocab_size
 

@@ -11,23 +11,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from smallhold.bundle.rounding import quantize_weight
-from smallhold.bundle.weights import GROUP_SIZE, QUANTIZED_FILE, RANGES, QuantizedWeight
+from smallhold.bundle.weights import GROUP_SIZE, RANGES, QuantizedWeight
 from smallhold.compress.calibration import CalibrationSet, trunk_of
-from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.compress.shipped import as_shipped, shipped_bits
-from smallhold.errors import ShapeError
-from smallhold.learn.checkpoint import read_checkpoint, save_tensors
-from smallhold.learn.hugging_face import WEIGHTS, fuse
+from smallhold.errors import DataError, ShapeError
 from smallhold.learn.model import SignalModel, Trunk
 
 
@@ -119,34 +114,15 @@ def gptq_layers(
         with _grams(linears) as grams:
             _run(block, states, calls[layer])
         for name, module in linears.items():
-            weight = quantize_gptq(module.weight.detach().float().numpy(), grams[name], bits=bits)
+            try:
+                weight = quantize_gptq(module.weight.detach().float().numpy(), grams[name], bits=bits)
+            except ValueError as error:
+                raise DataError(f"gptq: {place}{name}: {error}") from error
             chosen[f"{place}{name}.weight"] = weight
             module.weight.data.copy_(torch.from_numpy(weight.dequantize()))
         states = _run(block, states, calls[layer])
         progress(layer + 1, len(calls))
     return chosen
-
-
-def write_gptq_twin(source: Path, target: Path, chosen: Mapping[str, QuantizedWeight], *, bits: int = 4) -> None:
-    """Write the quantized twin of a checkpoint with these matrices; everything else as `quantize_checkpoint` does.
-
-    Args:
-        source: The float32 checkpoint that `chosen` was made of.
-        target: Folder to write.
-        chosen: From `gptq_layers`.
-        bits: The same as there.
-    """
-    quantize_checkpoint(source, target, bits=bits)
-    stored = {name: torch.from_numpy(array) for name, array in load_file(target / QUANTIZED_FILE).items()}
-    twin = read_checkpoint(target)
-    tensors = {name: torch.from_numpy(array) for name, array in twin.trunk.items()}
-    for name, weight in chosen.items():
-        stored[f"trunk/{name}.values"] = torch.from_numpy(weight.values)
-        stored[f"trunk/{name}.scale"] = torch.from_numpy(weight.scale)
-        stored[f"trunk/{name}.bits"] = torch.tensor([weight.bits], dtype=torch.uint8)
-        tensors[name] = torch.from_numpy(weight.dequantize())
-    save_tensors(target / QUANTIZED_FILE, stored)
-    save_tensors(target / WEIGHTS, fuse(twin.config, tensors, torch.cat))
 
 
 def _round_doors(model: Trunk | SignalModel, chosen_bits: Mapping[str, int]) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from smallhold.compress.cross_tokenizer import CrossTokenizer
 from smallhold.compress.distill_losses import chunked
-from smallhold.compress.gptq import gptq_layers, write_gptq_twin
+from smallhold.compress.gptq import gptq_layers
 from smallhold.compress.healing import HealingLoss, Student
 from smallhold.compress.language_card import write_language_card, write_licences, write_plain_checkpoint
 from smallhold.compress.language_corpus import check_corpus, read_corpus, token_windows
@@ -295,7 +295,7 @@ def _round(recipe: LanguageRecipe, trunk: Trunk, windows: NDArray[np.int32], run
         bits=bits,
         progress=lambda done, total: progress("rounding layers", done, total),
     )
-    write_gptq_twin(source, target, chosen, bits=bits)
+    quantize_checkpoint(source, target, bits=bits, chosen=chosen)
     return target
 
 

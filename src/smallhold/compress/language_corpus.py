@@ -83,7 +83,8 @@ def read_corpus(choice: CorpusChoice, data_dir: Path | None) -> Corpus:
             documents[name] += 1
     held_out = list(dict.fromkeys(held_out))
     if not training or not held_out:
-        raise DataError(f"corpus: expected documents to learn from and to hold out, got {len(training)} and 0")
+        got = f"{len(training)} and {len(held_out)}"
+        raise DataError(f"corpus: expected documents to learn from and to hold out, got {got}")
     held_out = evenly_spaced([text[: _CHARACTERS * choice.window] for text in held_out], _HELD_OUT_BYTES)
     state = hashlib.sha256()
     for part in (training, held_out):

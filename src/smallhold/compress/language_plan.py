@@ -94,19 +94,9 @@ def plan_of(recipe: LanguageRecipe, source: LanguageSource) -> LanguagePlan:
 
 
 def _shape(recipe: LanguageRecipe, config: TrunkConfig) -> TrunkConfig:
-    """The student's sizes; refuses heads that `select_width` would refuse after the first hour."""
-    group = config.num_attention_heads // config.num_key_value_heads
-    pairs = recipe.shape.num_key_value_heads or config.num_key_value_heads
-    heads = recipe.shape.num_attention_heads or group * pairs
-    shape = replace(recipe.shape, num_attention_heads=heads, num_key_value_heads=pairs)
+    """The student's sizes."""
     # Which layers stay is not known yet; which of them look how far back changes no number of parameters.
-    student = shape.of(replace(config, layer_types=(), unrotated_layers=()))
-    if heads // pairs > group:
-        raise RecipeError(
-            f"shape.num_attention_heads: {heads} heads cannot form {pairs} equal groups of at most {group}",
-            hint=f"num_attention_heads = {pairs} times 1 to {group}",
-        )
-    return student
+    return recipe.shape.of(replace(config, layer_types=(), unrotated_layers=()))
 
 
 def count_weights(config: TrunkConfig) -> int:

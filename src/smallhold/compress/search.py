@@ -2,6 +2,7 @@
 
 1. Every shape below the teacher's is foretold: bytes by counting, time and memory by the device's cost model.
 2. Of those that fit, a shortlist is measured for real: a graph of that shape with random weights, in its own process.
+   Where none of them fits after all, the cost model is corrected by what was measured, and another is.
 3. Those that still fit learn in rungs of growing length, taught by the teacher; the better part goes on (`halving.py`).
 4. The best of the last rung is measured again with its own weights. If it breaks a limit, the next one is tried.
 
@@ -45,7 +46,8 @@ from smallhold.teach.model_teacher import ModelTeacher, digest_of_run
 Progress = Callable[[str, int, int], None]
 #: Measured for real before anything is trained, as a multiple of those that are trained.
 _MEASURED_PER_TRAINED = 3
-_LAST_TRIES = 3
+#: So many of the best that fall short of the least quality, and the rest of the ranking will as well.
+_MOST_SHORT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +145,18 @@ def run_search(
     run.mkdir(parents=True, exist_ok=True)
 
     foretold = {candidate: space.foretell(candidate) for candidate in space.all}
-    chosen = _chosen(space, budget, foretold, settings)
-    measured = {}
-    for number, candidate in enumerate(chosen):
-        measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
-        budget.require_known(measured[candidate])  # who profiled the device may have been allowed to count more
-        progress("measuring shapes", number + 1, len(chosen))
-    within = [candidate for candidate in chosen if budget.excess(measured[candidate]) <= 1][: settings.trained]
-    looked_at = {"foretold": len(space.all), "measured": len(chosen), "trained": len(within)}
+    expected, measured = foretold, dict[Candidate, dict[str, float]]()
+    within: list[Candidate] = []
+    while chosen := [c for c in _chosen(space, budget, expected, settings) if c not in measured]:
+        for number, candidate in enumerate(chosen):
+            measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
+            budget.require_known(measured[candidate])  # who profiled the device may have been allowed to count more
+            progress("measuring shapes", number + 1, len(chosen))
+        within = [candidate for candidate in chosen if budget.excess(measured[candidate]) <= 1][: settings.trained]
+        expected = _corrected(foretold, measured)
+        if within or all(budget.excess(cost) > 1 for cost in expected.values()):
+            break
+    looked_at = {"foretold": len(space.all), "measured": len(measured), "trained": len(within)}
     ended = partial(SearchResult, looked_at=looked_at, is_measured_here=space.is_here)
     if not within:
         closest = min(measured, key=lambda candidate: (budget.excess(measured[candidate]), candidate))
@@ -167,37 +173,38 @@ def run_search(
         )
         return _written(result, run)
 
-    trials = _Trials(recipe, data_dir, rows, run, record, progress, threads)
+    trials = _Trials(recipe, data_dir, rows, run, claim, record, progress, threads)
     if budget.costs:
         levels = rungs(len(within), least_effort=settings.least_effort, eta=settings.eta)
-        ranking = halve(within, levels, name=Candidate.label, quality=trials.quality).ranking[:_LAST_TRIES]
+        ranking = halve(within, levels, name=Candidate.label, quality=trials.quality).ranking
     else:
         ranking = bisect(within, lambda candidate: trials.quality(candidate, 1.0), least=budget.min_quality)
-    ends: list[SearchResult] = []
+    ends: list[tuple[float, SearchResult]] = []
+    num_short = 0
     for candidate in ranking:
         quality = trials.quality(candidate, 1.0)
         folder = trials.folder(candidate, 1.0)
         cost = record.get(f"final {candidate.label()}", partial(space.measure, candidate, folder))
         budget.require_known(cost)
         broken = budget.broken(cost)
-        if quality < budget.min_quality:
+        if is_short := quality < budget.min_quality:
             broken.append(f"quality {quality:.3f} of at least {budget.min_quality:.3f}")
-        ends.append(
-            ended(
-                is_feasible=not broken,
-                label=candidate.label(),
-                bits=candidate.bits,
-                run=str(folder.relative_to(run)),
-                broken=broken,
-                predicted=foretold[candidate],
-                measured=cost,
-                quality=quality,
-                trials=trials.done(),
-            )
+        end = ended(
+            is_feasible=not broken,
+            label=candidate.label(),
+            bits=candidate.bits,
+            run=str(folder.relative_to(run)),
+            broken=broken,
+            predicted=foretold[candidate],
+            measured=cost,
+            quality=quality,
+            trials=trials.done(),
         )
-        if not broken:
+        ends.append((budget.excess(cost, quality), end))
+        num_short += is_short
+        if end.is_feasible or num_short == _MOST_SHORT:
             break
-    return _written(ends[-1] if ends[-1].is_feasible else ends[0], run)
+    return _written(min(ends, key=lambda item: item[0])[1], run)
 
 
 def _chosen(
@@ -213,6 +220,18 @@ def _chosen(
         return order[: settings.eta]
     parameters = {candidate: space.parameters(candidate) for candidate in fitting}
     return shortlist(fitting, foretold, parameters, count=_MEASURED_PER_TRAINED * settings.trained)
+
+
+def _corrected(
+    foretold: dict[Candidate, dict[str, float]], measured: dict[Candidate, dict[str, float]]
+) -> dict[Candidate, dict[str, float]]:
+    """What was measured, and of all others what was foretold, made dearer by the cost model's worst mistake so far."""
+    mistakes = {
+        name: max([1.0, *(cost[name] / foretold[candidate][name] for candidate, cost in measured.items())])
+        for name in next(iter(foretold.values()))
+    }
+    dearer = {c: {name: cost[name] * mistakes[name] for name in mistakes} for c, cost in foretold.items()}
+    return dearer | measured
 
 
 def _written(result: SearchResult, run: Path) -> SearchResult:
@@ -291,6 +310,7 @@ class _Trials:
     data_dir: Path | None
     rows: UnseenRows
     run: Path
+    claim: str
     record: Record
     progress: Progress
     threads: int
@@ -299,8 +319,8 @@ class _Trials:
         self.gain = measure_gain(Path(self.recipe.teacher), self.rows)
 
     def folder(self, candidate: Candidate, effort: float) -> Path:
-        """Where a candidate's run lies."""
-        return self.run / "trials" / f"{candidate.label()}-{effort:.3f}"
+        """Where a candidate's run lies: beside those that learnt from the same teacher and data in the same way."""
+        return self.run / "trials" / self.claim[:12] / f"{candidate.label()}-{effort:.3f}"
 
     def quality(self, candidate: Candidate, effort: float) -> float:
         """Share of the teacher's gain that it keeps after that much healing."""

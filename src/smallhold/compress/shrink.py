@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes, rest_bytes
 from smallhold.compress.calibration import CalibrationSet
-from smallhold.compress.gptq import gptq_layers, write_gptq_twin
+from smallhold.compress.gptq import gptq_layers
 from smallhold.compress.prune_shape import prune_shape
 from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
@@ -122,6 +122,8 @@ def plan_shrink(recipe: ShrinkRecipe) -> ShrinkPlan:
     taught, teacher_recipe = recipe_of_teacher(Path(recipe.teacher))
     model = load_signal_model(Path(recipe.teacher) / CHECKPOINT_FOLDER)
     config, door = recipe.shape.of(model.trunk.config), Door.of(model)
+    if recipe.shape.vocab_size:  # refuses what has no room for bytes, marks and words of the tasks
+        trim_tokenizer(ModelTeacher(Path(recipe.teacher)).tokenizer, {}, vocab_size=recipe.shape.vocab_size)
     parameters = count_parameters(config, door)
     texts = {lesson.task for lesson in teacher_recipe.text}
     passes = {lesson: recipe.healing.text_passes if lesson in texts else 1.0 for lesson in taught.steps}
@@ -296,7 +298,7 @@ def _round(recipe: ShrinkRecipe, rows: _TrainingRows, run: Path, progress: Progr
         bits=bits,
         progress=lambda done, total: progress("rounding layers", done, total),
     )
-    write_gptq_twin(source, target, chosen, bits=bits)
+    quantize_checkpoint(source, target, bits=bits, chosen=chosen)
 
 
 def _calibration(

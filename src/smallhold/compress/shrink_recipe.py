@@ -43,8 +43,8 @@ class ShapeChoice:
         """The smaller shape.
 
         Raises:
-            RecipeError: a size is above the teacher's, its rows would not fill groups of quantization, or no runtime
-                could run the shape.
+            RecipeError: a size is above the teacher's, its rows would not fill groups of quantization, its heads no
+                equal groups, or no runtime could run the shape.
         """
         chosen = {name: size for name, size in asdict(self).items() if size}
         for name, size in chosen.items():
@@ -53,6 +53,15 @@ class ShapeChoice:
                 raise RecipeError(f"shape.{name}: expected at most the teacher's {most}, got {size}")
             if name in _ROWS and size % GROUP_SIZE and size != most:
                 raise RecipeError(f"shape.{name}: expected a multiple of {GROUP_SIZE}, a group of weights, got {size}")
+        group = config.num_attention_heads // config.num_key_value_heads
+        pairs = self.num_key_value_heads or config.num_key_value_heads
+        heads = self.num_attention_heads or group * pairs
+        if heads % pairs or heads // pairs > group:
+            raise RecipeError(
+                f"shape.num_attention_heads: {heads} heads cannot form {pairs} equal groups of at most {group}",
+                hint=f"num_attention_heads = {pairs} times 1 to {group}",
+            )
+        chosen |= {"num_attention_heads": heads, "num_key_value_heads": pairs}
         # A head keeps its width: what is removed is whole heads.
         return replace(config, **chosen, head_dim=config.head_dim)
 
