@@ -28,6 +28,7 @@ from place import RUNS, Place, carry_out
 from smallhold.bundle.onnx_graph import trunk_onnx
 from smallhold.bundle.weights import read_weights
 from smallhold.cli.output import ProgressBar
+from smallhold.compress.pictures import draw_waterfall, measure_steps
 from smallhold.compress.qat import quantization_aware
 from smallhold.compress.quantize import quantize_checkpoint, twin_folder
 from smallhold.compress.shipped import as_shipped, shipped_bits
@@ -58,8 +59,15 @@ def main() -> int:
 
 
 def eighth(place: Place) -> None:
-    """An eighth of the parameters, pruned from the teacher: healed with its answers, or on labels alone."""
-    _with_and_without("eighth", _recipe(), eighth, place)
+    """An eighth of the parameters, pruned from the teacher: healed with its answers, or on labels alone.
+
+    What each step cost, the first seed's, lies in `docs/images/compress-eighth.svg`.
+    """
+    found = _with_and_without("eighth", _recipe(), eighth, place)
+    run = STUDENTS / f"eighth-with-the-teacher-{_SEEDS[0]}"
+    draw_waterfall(
+        measure_steps(run, _recipe(), found.unseen), figures.ROOT / "docs" / "images" / "compress-eighth.svg"
+    )
 
 
 def texts(place: Place) -> None:
@@ -68,7 +76,7 @@ def texts(place: Place) -> None:
     _with_and_without("texts", recipe, texts, place)
 
 
-def _with_and_without(name: str, recipe: ShrinkRecipe, function: Callable[[Place], None], place: Place) -> None:
+def _with_and_without(name: str, recipe: ShrinkRecipe, function: Callable[[Place], None], place: Place) -> _Found:
     healing = {"with the teacher": recipe.healing, "labels alone": replace(recipe.healing, teacher_weight=0.0)}
     found = _Found(recipe, place)
     for seed in _SEEDS:
@@ -76,6 +84,7 @@ def _with_and_without(name: str, recipe: ShrinkRecipe, function: Callable[[Place
             run = _shrink(f"{name}-{variant.replace(' ', '-')}-{seed}", replace(recipe, seed=seed, healing=how), place)
             found.add(variant, seed, run, twin_folder(run, 8))
     _write(name, function, found.rows)
+    return found
 
 
 def half(place: Place) -> None:

@@ -13,9 +13,9 @@ from smallhold.errors import DataError, InputError
 
 POINT = st.tuples(st.integers(1, 50), st.integers(0, 50))
 TRIALS = [
-    {"label": "a", "effort": 0.3, "quality": 0.4, "cost": {"bytes": 2e6}},
-    {"label": "a", "effort": 1.0, "quality": 0.9, "cost": {"bytes": 2e6}},
-    {"label": "b", "effort": 0.3, "quality": 0.5, "cost": {"bytes": 1e6}},
+    {"label": "a", "effort": 0.3, "quality": 0.4, "cost": {"bytes": 2e6, "p95_ms": 0.9}},
+    {"label": "a", "effort": 1.0, "quality": 0.9, "cost": {"bytes": 2e6, "p95_ms": 0.9}},
+    {"label": "b", "effort": 0.3, "quality": 0.5, "cost": {"bytes": 1e6, "p95_ms": 0.4}},
 ]
 
 
@@ -29,7 +29,11 @@ def test_the_front_holds_what_nothing_beats(points: list[tuple[float, float]]) -
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_pictures_are_drawn_the_same_again(tmp_path: Path, kind: str) -> None:
-    steps = [Step("teacher", 1.0, 22_000_000), Step("pruned", 0.1, 4_000_000), Step("healed", 0.97, 4_000_000)]
+    steps = [
+        Step("teacher", 1.0, 22_000_000, 1.2),
+        Step("pruned", 0.1, 4_000_000, 0.3),
+        Step("healed", 0.97, 4_000_000, 0.3),
+    ]
     contents = []
     for turn in ("first", "second"):
         draw_waterfall(steps, tmp_path / f"{turn}.{kind}")
@@ -40,7 +44,7 @@ def test_pictures_are_drawn_the_same_again(tmp_path: Path, kind: str) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="svg or"):
-        draw_waterfall([Step("teacher", 1.0, 1)], tmp_path / "x.gif")
+        draw_waterfall([Step("teacher", 1.0, 1, 1.0)], tmp_path / "x.gif")
     with pytest.raises(DataError, match="nothing was trained"):
         draw_pareto([], tmp_path / "x.png", found="")
     assert not list(tmp_path.iterdir())

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from smallhold.bundle.onnx_graph import trunk_onnx
+from smallhold.bundle.weights import read_weights
 from smallhold.compress.bundle_size import Door, model_bytes, rest_bytes
 from smallhold.compress.quantize import twin_folder
 from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import UnseenRows, measure_gain
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
+from smallhold.evaluate.graph_cost import measure_graph
 from smallhold.evaluate.picture import INK, LOOKS, draw
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Of a stay, and decisions that are timed.
+_POSITIONS, _DECISIONS = 48, 960
+#: Of the axis's height, for a number below a bar.
+_LEAST_ROOM = 0.12
+#: Quantity of a trial, what the axis says, and its scale.
+_COSTS = (("bytes", "bundle, MB", 1e-6), ("p95_ms", "decision, 95th percentile, ms", 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +42,14 @@ class Step:
         name: Of the step.
         quality: Share of the teacher's gain over the simple thing, on validation rows.
         bundle_bytes: Of a bundle of this model, foretold.
+        decision_ms: Processor time of one decision on ONNX Runtime, one thread, median; in turn with the teacher, and
+            told at the teacher's speed, so that what else the machine does hits all steps alike.
     """
 
     name: str
     quality: float
     bundle_bytes: int
+    decision_ms: float
 
 
 def draw_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Step]:
@@ -55,6 +70,7 @@ def measure_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Ste
     """The teacher, the pruned model before healing, the healed one, and what ships.
 
     Raises:
+        BackendError: a graph could not be run.
         DataError: the run is not finished.
     """
     teacher, bits = Path(recipe.teacher), recipe.rounding.bits
@@ -65,43 +81,53 @@ def measure_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Ste
         ("healed", run, run / CHECKPOINT_FOLDER, 32),
         (f"{bits} bits", run, twin_folder(run, bits), bits),
     ]
-    found = []
-    for name, place, checkpoint, stored in stages:
-        model = load_signal_model(checkpoint)
-        size = rest_bytes(teacher) + model_bytes(model.trunk.config, Door.of(model), stored)
-        quality = measure_gain(place, rows, checkpoint=checkpoint).share_of(gain)
-        found.append(Step(name, quality, size))
+    found: list[Step] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        reference, graph = Path(scratch) / "teacher.onnx", Path(scratch) / "step.onnx"
+        reference.write_bytes(trunk_onnx(read_weights(teacher / CHECKPOINT_FOLDER)))
+        for name, place, checkpoint, stored in stages:
+            model = load_signal_model(checkpoint)
+            size = rest_bytes(teacher) + model_bytes(model.trunk.config, Door.of(model), stored)
+            quality = measure_gain(place, rows, checkpoint=checkpoint).share_of(gain)
+            graph.write_bytes(trunk_onnx(read_weights(checkpoint)))
+            cost = measure_graph(graph, reference, positions=_POSITIONS, decisions=_DECISIONS)
+            first_ms = found[0].decision_ms if found else cost["p50_ms"]
+            found.append(Step(name, quality, size, cost["p50_of_reference"] * first_ms))
     return found
 
 
 def draw_waterfall(steps: Sequence[Step], path: Path) -> None:
-    """What each step cost in quality, and what it saved in bytes."""
+    """What each step cost in quality, and what it saved in bytes and time."""
 
     def paint(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True)
+        upper, middle, lower = figure.subplots(3, 1, sharex=True)
         names = [step.name for step in steps]
-        for axes, values, unit in (
-            (upper, [100 * step.quality for step in steps], "%"),
-            (lower, [step.bundle_bytes / 1e6 for step in steps], " MB"),
+        for axes, values, form in (
+            (upper, [100 * step.quality for step in steps], "{:.1f}%"),
+            (middle, [step.bundle_bytes / 1e6 for step in steps], "{:.1f} MB"),
+            (lower, [step.decision_ms for step in steps], "{:.2f} ms"),
         ):
             for i, value in enumerate(values):
                 before = values[i - 1] if i else 0.0
                 axes.bar(i, value - before, bottom=before, width=0.6, color=LOOKS[0 if value >= before else 1][0])
+                is_below = value < before and value > _LEAST_ROOM * max(values)  # at the end of the bar
+                y, side, gap = (value, "top", -2) if is_below else (max(value, before), "bottom", 2)
                 axes.annotate(
-                    f"{value:.1f}{unit}", (i, max(value, before)), ha="center", va="bottom", fontsize=8, color=INK
+                    form.format(value), (i, y), (0, gap), textcoords="offset points", va=side, ha="center", fontsize=8
                 )
                 if i:
                     axes.plot([i - 0.7, i + 0.3], [before, before], color=INK, linewidth=0.8)
-            axes.margins(y=0.15)
-        upper.set_ylabel("share of the teacher's gain, %")
-        lower.set_ylabel("bundle, MB")
+            axes.set_ylim(0, 1.2 * max(values))
+        upper.set_ylabel("of the gain, %")
+        middle.set_ylabel("bundle, MB")
+        lower.set_ylabel("decision, ms")
         lower.set_xticks(range(len(names)), names)
 
-    draw(path, (6.4, 4.6), paint)
+    draw(path, (6.4, 6.0), paint)
 
 
 def draw_pareto(trials: Sequence[dict[str, Any]], path: Path, *, found: str) -> None:
-    """Quality over bytes of every candidate that was trained; fully trained ones are filled.
+    """Quality over bytes and over time of every candidate that was trained; fully trained ones are filled.
 
     Args:
         trials: As in `search.SearchResult`.
@@ -117,21 +143,24 @@ def draw_pareto(trials: Sequence[dict[str, Any]], path: Path, *, found: str) -> 
     points = [trial for trial in best.values() if trial["cost"]]
     if not points:
         raise DataError("Pareto front: nothing was trained")
-    front = pareto_front([(trial["cost"]["bytes"], trial["quality"]) for trial in points])
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for trial in points:
-            size, share = trial["cost"]["bytes"] / 1e6, 100 * trial["quality"]
-            color = LOOKS[1 if trial["label"] == found else 0][0]
-            axes.plot(size, share, "o", color=color, fillstyle="full" if trial["effort"] >= 1 else "none")
-            axes.annotate(trial["label"], (size, share), fontsize=7, xytext=(4, 4), textcoords="offset points")
-        axes.step([x / 1e6 for x, _ in front], [100 * y for _, y in front], where="post", color=LOOKS[2][0])
-        axes.set_xlabel("bundle, MB")
-        axes.set_ylabel("share of the teacher's gain, %")
-        axes.margins(0.12)
+        panels = figure.subplots(1, len(_COSTS), sharey=True)
+        for axes, (name, label, scale) in zip(panels, _COSTS, strict=True):
+            middle = fmean(pick(trial["cost"][name] for trial in points) for pick in (min, max)) * scale
+            for trial in points:
+                cost, share = trial["cost"][name] * scale, 100 * trial["quality"]
+                color = LOOKS[1 if trial["label"] == found else 0][0]
+                axes.plot(cost, share, "o", color=color, fillstyle="full" if trial["effort"] >= 1 else "none")
+                side = {"xytext": (-4, 4), "ha": "right"} if cost > middle else {"xytext": (4, 4), "ha": "left"}
+                axes.annotate(trial["label"], (cost, share), fontsize=6, textcoords="offset points", **side)
+            front = pareto_front([(trial["cost"][name] * scale, 100 * trial["quality"]) for trial in points])
+            axes.step([x for x, _ in front], [y for _, y in front], where="post", color=LOOKS[2][0])
+            axes.set_xlabel(label)
+            axes.margins(0.12)
+        panels[0].set_ylabel("share of the teacher's gain, %")
 
-    draw(path, (6.4, 3.8), paint)
+    draw(path, (9.6, 3.8), paint)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
