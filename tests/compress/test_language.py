@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,7 +207,14 @@ def test_the_plan_counts_what_comes_out(
     assert (plan["cache_bytes"], plan["tokens"]) == (cached.cache_bytes, cached.tokens)
 
 
-def test_the_command_runs_and_names_the_next(world: Path, tmp_path: Path, smallhold: Callable) -> None:
+def test_the_command_runs_offline_and_names_the_next(
+    world: Path, tmp_path: Path, smallhold: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError(f"network: {arguments}")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
     recipe = tmp_path / "r.toml"
     recipe.write_text(recipe_text(world, SHORT))
     done = smallhold("compress", recipe, "--out", tmp_path / "run", "--threads", "1")

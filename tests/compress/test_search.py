@@ -172,6 +172,28 @@ def test_runs_of_another_recipe_lie_beside_each_other(
     shutil.rmtree((run / other.run).parent)
 
 
+def test_a_dry_run_foretells_the_search_and_writes_nothing(
+    found: tuple[Path, SearchResult],
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, device = tmp_path / "recipe.toml", tmp_path / "device.json"
+    recipe.write_text(SMALLER.replace("TEACHER", str(teacher[0])) + SHORT)
+    write_profile(profile, device)
+    words = ["compress", str(recipe), "--data", str(data), "--device", str(device), "--out", str(tmp_path / "run")]
+    limits = ["--max-bytes", "900000", "--max-ms-p95", "50", "--candidates", "3", "--dry-run"]
+    assert main([*words, *limits, "--json"]) == 0
+    plan, looked_at = json.loads(capsys.readouterr().out), found[1].looked_at
+    assert [plan[name] for name in ("shapes", "measured", "trained")] == list(looked_at.values())
+    assert plan["fitting"] >= plan["measured"] and plan["seconds"] > 0 and not plan["closest"]
+    assert main([*words, "--max-rss", "1MB", "--dry-run"]) == 1
+    assert "closest is 1x32/32" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
 def test_quality_alone_asks_for_the_smallest_that_has_it(
     teacher: tuple[Path, JointSummary],
     data: Path,

@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--device", type=Path, metavar="FILE", help="profile of the device: smallhold doctor --profile FILE"
     )
     budget.add_argument("--candidates", type=int, default=9, metavar="N", help="shapes that are trained; default 9")
-    parser.add_argument("--dry-run", action="store_true", help="recipe: say what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="recipe, with limits or not: say what would be done")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,25 +101,29 @@ def _search(args: argparse.Namespace, limits: dict[str, Any]) -> int:
     from smallhold.compress.budget import Budget
     from smallhold.compress.device_profile import DeviceProfile
     from smallhold.compress.search import SearchSettings, run_search
+    from smallhold.compress.search_plan import plan_search
     from smallhold.compress.shrink_recipe import read_shrink_recipe
 
     if args.device is None:
         raise InputError("--device: a search needs the device's profile", hint="smallhold doctor --profile device.json")
     if args.candidates < 1:
         raise InputError(f"--candidates: expected at least 1, got {args.candidates}")
+    recipe, budget = read_shrink_recipe(args.source), Budget(**limits)
+    profile, settings = DeviceProfile.read(args.device), SearchSettings(trained=args.candidates)
     if args.dry_run:
-        raise InputError("--dry-run: a search says what it does as it goes; it is for recipes without limits")
-    budget = Budget(**limits)
+        plan = plan_search(recipe, budget, profile, args.data, settings)
+        print_json(asdict(plan)) if args.json else print("\n".join(plan.lines()))
+        return 0 if plan.fitting else 1
     out = args.out or Path("runs") / f"{Path(args.source).stem}-search"
     progress = ProgressBar()
     try:
         result = run_search(
-            read_shrink_recipe(args.source),
+            recipe,
             budget,
-            DeviceProfile.read(args.device),
+            profile,
             args.data,
             out,
-            settings=SearchSettings(trained=args.candidates),
+            settings=settings,
             progress=progress,
             threads=args.threads,
         )

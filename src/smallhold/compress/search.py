@@ -147,7 +147,7 @@ def run_search(
     foretold = {candidate: space.foretell(candidate) for candidate in space.all}
     expected, measured = foretold, dict[Candidate, dict[str, float]]()
     within: list[Candidate] = []
-    while chosen := [c for c in _chosen(space, budget, expected, settings) if c not in measured]:
+    while chosen := [c for c in worth_measuring(space, budget, expected, settings) if c not in measured]:
         for number, candidate in enumerate(chosen):
             measured[candidate] = record.get(f"cost {candidate.label()}", partial(space.measure, candidate))
             budget.require_known(measured[candidate])  # who profiled the device may have been allowed to count more
@@ -207,7 +207,7 @@ def run_search(
     return _written(min(ends, key=lambda item: item[0])[1], run)
 
 
-def _chosen(
+def worth_measuring(
     space: Space, budget: Budget, foretold: dict[Candidate, dict[str, float]], settings: SearchSettings
 ) -> list[Candidate]:
     """Shapes that are worth a measurement."""
