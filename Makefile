@@ -30,7 +30,7 @@ help:
 	@echo "make drill    kill, fill, cut, corrupt: what goes wrong on a ward, and what came of it (2 minutes)"
 	@echo "make bench-bedside  thirty beds for ten minutes beside a process that takes all it gets (12 minutes)"
 	@echo "make models   train the base and the sectors' models, sign with a new key (needs SMALLHOLD_DATA; hours)"
-	@echo "make figures  measure every published figure again (needs SMALLHOLD_DATA; an hour on two cores)"
+	@echo "make figures  measure the tables of the shipped models again (needs SMALLHOLD_DATA; an hour on two cores)"
 	@echo "make clean    remove the environment and the caches; runs/ stays"
 
 demo: .venv/demo.stamp

@@ -1,8 +1,9 @@
-"""Measure every published figure again, from a seed: `make figures`.
+"""Measure the tables of the shipped models again, from a seed: `make figures`.
 
 Each measurement is one `smallhold evaluate` as a user would type it. Its result lies in `docs/figures/NAME.json`
-without what differs from run to run (latency, machine, dates), so that a changed figure shows up as a changed line; the
-tables in `docs/figures/README.md` are made of these files and of nothing else.
+without what differs from run to run (latency, machine, dates), so that a changed figure shows up as a changed line. The
+tables in `docs/figures/README.md` are made of these files and of those that `ablations.py`, `students.py`, `budgets.py`
+and `federate_worth.py` leave beside them, and of nothing else.
 """
 
 from __future__ import annotations
@@ -138,7 +139,11 @@ def tables() -> str:
     """Markdown of all measurements that are there."""
     parts = [
         "# Figures\n",
-        "Test split, seed 0, 95 % bootstrap intervals; made by `make figures`, never by hand. "
+        "Test split, seed 0 and 95 % bootstrap intervals unless a section says otherwise; made by scripts of "
+        "[bench](../../bench/README.md), never by hand: the sections that begin with *models* by `make figures`, "
+        "*Ablation* by `bench/ablations.py`, *Students* by `bench/students.py`, *Budgets* by `bench/budgets.py`, "
+        "*Federation* by `make bench-federate-worth`. `specialists.json` is shown in [specialists]"
+        "(../guides/specialists.md), `explanations.json` in [explanations](../concepts/explanations.md). "
         "What was tried on the way, and on which machine, is in [experiments](../experiments.md).\n",
     ]
     for name in MEASUREMENTS:

@@ -28,7 +28,7 @@ from smallhold.learn.checkpoint import load_signal_model
 
 ROOT = Path(__file__).resolve().parents[2]
 _DEADLINE_SECONDS = 900
-_INT4, _INT8 = "layers int4, embedding and head int8", "layers, embedding and head int8"
+_INT4, _INT8 = "layers, embedding and head int4", "layers, embedding and head int8"
 
 
 class PeerError(SmallholdError):
