@@ -184,13 +184,13 @@ def summary() -> str:
     texts = {name: result for name, result in results.items() if "num_texts" in result}
     if texts:
         lines = [
-            "| Text task, test split | texts | shipped | n-grams alone | trunk alone | TF-IDF |",
+            "| Text task, test split: accuracy / macro-F1 | texts | shipped | n-grams alone | trunk alone | TF-IDF |",
             "| --- |" + " --- |" * 5,
         ]
         for name, result in texts.items():
             said = {row["model"]: row for row in result["rows"]}
             cells = " | ".join(both(said.get(model)) for model in ("shipped", "ngrams", "trunk", "tfidf"))
-            lines.append(f"| {_TITLES.get(name, name)}: accuracy / macro-F1 | {result['num_texts']:,} | {cells} |")
+            lines.append(f"| {_TITLES.get(name, name)} | {result['num_texts']:,} | {cells} |")
         parts.append("\n".join(lines) + "\n")
     if base := results.get("base"):
         lines = ["| Base model, bits per byte | model | 5-gram | xz -9e |", "| --- | --- | --- | --- |"]
