@@ -154,7 +154,8 @@ def tables() -> str:
             parts.append(base_table(result) if name == "base" else task_table(title, result))
     for path in sorted(FIGURES.glob("ablation-*.json")):
         result = json.loads(path.read_text())
-        parts.append(task_table(f"Ablation: {path.stem.removeprefix('ablation-')}", result, result["about"]))
+        about = result["about"] + _earlier(result)
+        parts.append(task_table(f"Ablation: {path.stem.removeprefix('ablation-')}", result, about))
     parts += [
         student_table(f"Students: {path.stem.removeprefix('students-')}", json.loads(path.read_text()))
         for path in sorted(FIGURES.glob("students-*.json"))
@@ -165,6 +166,14 @@ def tables() -> str:
         worth = json.loads((FIGURES / "federate-worth.json").read_text())
         parts += [worth_table(name, found) for name, found in worth.items()]
     return "\n".join(parts)
+
+
+def _earlier(result: dict[str, Any]) -> str:
+    """Says so where an ablation's control is trained like a shipped bundle of its task, but from an earlier base."""
+    measured, shipped = result.get("bundle"), FIGURES / f"{result['task']}.json"
+    if measured is None or measured["digest"] == json.loads(shipped.read_text())["bundle"]["digest"]:
+        return ""
+    return f" The bundle that it begins from is {measured['name']} {measured['digest'][:8]}, not the one that ships."
 
 
 def summary() -> str:

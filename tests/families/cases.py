@@ -19,7 +19,7 @@ _WIDTH_576 = {
 }  # SmolLM2-135M
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
-#: Case to configuration class and members. Widths of small published models where 8 GB and a minute allow, else narrower.
+#: Case to configuration class and members. Widths of small published models where time allows, else narrower.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_WIDTH_576, "attention_bias": True, "mlp_bias": True}),
     "llama-3.2": (
