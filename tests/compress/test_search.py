@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -68,7 +71,51 @@ def test_the_same_measurements_lead_to_the_same_end(
     trained = sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/*/shrink.json"))
     again = run_search(recipe, budget, profile, data, run, settings=SETTINGS, progress=silent, threads=1)
     assert json.dumps(asdict(again)) == json.dumps(asdict(result))
-    assert trained == sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/*/shrink.json"))
+    assert trained and trained == sorted(path.stat().st_mtime_ns for path in (run / "trials").glob("*/*/shrink.json"))
+
+
+def test_a_search_killed_while_shapes_learn_ends_as_if_it_had_not_been(
+    found: tuple[Path, SearchResult],
+    teacher: tuple[Path, JointSummary],
+    data: Path,
+    profile: DeviceProfile,
+    tmp_path: Path,
+) -> None:
+    """SIGKILL in the first healing and after the first quality, over the same measured costs."""
+    whole, result = found
+    recipe, device, run = tmp_path / "recipe.toml", tmp_path / "device.json", tmp_path / "run"
+    recipe.write_text(SMALLER.replace("TEACHER", str(teacher[0])) + SHORT)
+    write_profile(profile, device)
+    (record,) = whole.glob("measured-*.json")
+    costs = {key: cost for key, cost in json.loads(record.read_text()).items() if not key.startswith("quality ")}
+    run.mkdir()
+    (run / record.name).write_text(json.dumps(costs))
+    code = f"""
+from pathlib import Path
+from tests.compress.test_search import *
+from smallhold.compress.shrink_recipe import read_shrink_recipe
+run_search(
+    read_shrink_recipe({str(recipe)!r}), Budget(max_bytes=900_000, max_ms_p95=50.0),
+    DeviceProfile.read(Path({str(device)!r})), Path({str(data)!r}), Path({str(run)!r}),
+    settings=SETTINGS, progress=silent, threads=1,
+)
+"""
+    moments = (
+        lambda: any(run.glob("trials/*/*/training/*")),
+        lambda: "quality " in (run / record.name).read_text(),
+    )
+    for has_come in moments:
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+        deadline = time.monotonic() + 240
+        while not has_come():
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        child.kill()
+        child.wait(60)
+        assert not (run / "result.json").exists()
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=400)
+    assert json.loads((run / "result.json").read_text()) == json.loads((whole / "result.json").read_text())
+    assert result.trials == json.loads((run / "result.json").read_text())["trials"]
 
 
 def test_the_impossible_is_named_with_what_comes_closest(

@@ -320,7 +320,7 @@ class _Trials:
 
     def folder(self, candidate: Candidate, effort: float) -> Path:
         """Where a candidate's run lies: beside those that learnt from the same teacher and data in the same way."""
-        return self.run / "trials" / self.claim[:12] / f"{candidate.label()}-{effort:.3f}"
+        return self.run / "trials" / self.claim[:12] / f"{candidate.label().replace('/', '-')}-{effort:.3f}"
 
     def quality(self, candidate: Candidate, effort: float) -> float:
         """Share of the teacher's gain that it keeps after that much healing."""
