@@ -227,7 +227,8 @@ def _corrected(
 ) -> dict[Candidate, dict[str, float]]:
     """What was measured, and of all others what was foretold, made dearer by the cost model's worst mistake so far."""
     mistakes = {
-        name: max([1.0, *(cost[name] / foretold[candidate][name] for candidate, cost in measured.items())])
+        # Who profiled the device may have been allowed to count more than whoever searches.
+        name: max([1.0, *(cost[name] / foretold[c][name] for c, cost in measured.items() if name in cost)])
         for name in next(iter(foretold.values()))
     }
     dearer = {c: {name: cost[name] * mistakes[name] for name in mistakes} for c, cost in foretold.items()}

@@ -9,7 +9,7 @@ from smallhold.compress.budget import Budget
 from smallhold.compress.device_profile import DeviceProfile
 from smallhold.compress.halving import rungs
 from smallhold.compress.search import SearchSettings, Space, worth_measuring
-from smallhold.compress.shrink import recipe_of_teacher
+from smallhold.compress.shrink import healing_steps, recipe_of_teacher
 from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import UnseenRows
 
@@ -75,7 +75,8 @@ def plan_search(
     elif trained:
         healings = float(trained.bit_length())  # bisection
     largest = max((space.parameters(candidate) for candidate in chosen), default=0)
-    seconds = taught.training_seconds * recipe.healing.epochs * healings * largest / taught.parameters
+    share = healing_steps(recipe, taught, teacher_recipe) / sum(taught.steps.values())
+    seconds = taught.training_seconds * share * healings * largest / taught.parameters
     closest = min(foretold, key=lambda candidate: (budget.excess(foretold[candidate]), candidate))
     return SearchPlan(
         shapes=len(space.all),

@@ -125,15 +125,13 @@ def plan_shrink(recipe: ShrinkRecipe) -> ShrinkPlan:
     if recipe.shape.vocab_size:  # refuses what has no room for bytes, marks and words of the tasks
         trim_tokenizer(ModelTeacher(Path(recipe.teacher)).tokenizer, {}, vocab_size=recipe.shape.vocab_size)
     parameters = count_parameters(config, door)
-    texts = {lesson.task for lesson in teacher_recipe.text}
-    passes = {lesson: recipe.healing.text_passes if lesson in texts else 1.0 for lesson in taught.steps}
-    steps = round(recipe.healing.epochs * sum(number * passes[lesson] for lesson, number in taught.steps.items()))
+    steps = healing_steps(recipe, taught, teacher_recipe)
     share = parameters / taught.parameters * steps / sum(taught.steps.values())
     return ShrinkPlan(
         teacher_parameters=taught.parameters,
         parameters=parameters,
         bundle_bytes=rest_bytes(Path(recipe.teacher)) + model_bytes(config, door, recipe.rounding.bits),
-        steps=steps,
+        steps=round(steps),
         seconds=taught.training_seconds * share,
         memory_bytes=4 * (taught.parameters + 4 * parameters),
     )
@@ -211,6 +209,13 @@ def recipe_of_teacher(run: Path) -> tuple[JointSummary, JointRecipe]:
     """
     summary = read_joint_summary(run)
     return summary, build_config(JointRecipe, summary.recipe, f"{run / 'run.json'}, recipe")
+
+
+def healing_steps(recipe: ShrinkRecipe, taught: JointSummary, teacher_recipe: JointRecipe) -> float:
+    """Steps of a healing, from those that the teacher took."""
+    texts = {lesson.task for lesson in teacher_recipe.text}
+    passes = {lesson: recipe.healing.text_passes if lesson in texts else 1.0 for lesson in taught.steps}
+    return recipe.healing.epochs * sum(number * passes[lesson] for lesson, number in taught.steps.items())
 
 
 def training_texts(recipe: JointRecipe, data_dir: Path | None) -> list[str]:
