@@ -16,6 +16,7 @@ from smallhold.compress.budget import Budget
 from smallhold.compress.bundle_size import Door, count_parameters, model_bytes
 from smallhold.compress.candidates import Candidate, candidates, ladder, shortlist
 from smallhold.compress.halving import Record, Rung, bisect, halve, rungs
+from smallhold.compress.search import _corrected
 from smallhold.compress.shrink_recipe import ShapeChoice
 from smallhold.compress.student_quality import Gain
 from smallhold.errors import DataError, RecipeError
@@ -107,6 +108,13 @@ def test_heads_that_form_no_equal_groups_are_refused_before_anything_is_read() -
 def test_a_run_is_only_quantized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress", str(tmp_path), "--pictures"]) == 1
     assert "--pictures: is for recipes" in capsys.readouterr().err
+
+
+def test_what_only_the_profile_counts_corrects_nothing() -> None:
+    small, large = (Candidate(layers, 64, 64, 2, 1, 1000, 8) for layers in (1, 2))
+    foretold = {small: {"p95_ms": 1.0, "joules": 2.0}, large: {"p95_ms": 2.0, "joules": 4.0}}
+    corrected = _corrected(foretold, {small: {"p95_ms": 1.5}})
+    assert corrected == {small: {"p95_ms": 1.5}, large: {"p95_ms": 3.0, "joules": 4.0}}
 
 
 def test_the_shortlist_sends_the_largest_of_every_depth_and_encoding() -> None:
