@@ -13,7 +13,6 @@ import inspect
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -35,7 +34,7 @@ from smallhold.compress.shipped import as_shipped, shipped_bits
 from smallhold.compress.shrink import recipe_of_teacher, run_shrink
 from smallhold.compress.shrink_recipe import HealingChoice, ShapeChoice, ShrinkRecipe, read_shrink_recipe
 from smallhold.compress.student_quality import Gain, UnseenRows, measure_gain
-from smallhold.evaluate.graph_cost import measure_graph
+from smallhold.evaluate.graph_cost import measure_content
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model, save_checkpoint
 from smallhold.sectors.splits import Split
@@ -197,11 +196,8 @@ def _rounded(source: Path, target: Path, bits: int) -> Path:
 
 def _speed(large: Path, small: Path) -> dict[str, Any]:
     """How many times as long a decision takes with the large graph, both in turn in one process with one thread."""
-    with tempfile.TemporaryDirectory() as scratch:
-        graphs = Path(scratch) / "large.onnx", Path(scratch) / "small.onnx"
-        for graph, twin in zip(graphs, (large, small), strict=True):
-            graph.write_bytes(trunk_onnx(read_weights(twin)))
-        cost = measure_graph(*graphs, positions=_HOURS, decisions=_STAYS * _HOURS)
+    graphs = [trunk_onnx(read_weights(twin)) for twin in (large, small)]
+    cost = measure_content(*graphs, positions=_HOURS, decisions=_STAYS * _HOURS)
     low, high = cost["p50_of_reference_low"], cost["p50_of_reference_high"]
     return {"ratio": cost["p50_of_reference"], "low": low, "high": high, "large_ms": cost["p50_ms"]}
 

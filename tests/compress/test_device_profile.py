@@ -88,7 +88,9 @@ def test_a_graph_beside_itself_costs_what_it_costs(tmp_path: Path) -> None:
 def test_costs_are_told_at_the_speed_of_the_profile(profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is three times as slow now is so for both graphs."""
     measured = {"p50_ms": 6.0, "p95_ms": 9.0, "p50_of_reference": 2.0, "p95_of_reference": 2.5, "resident_bytes": 7}
-    monkeypatch.setattr("smallhold.compress.device_profile.measure_graph", lambda *_, **__: measured | {"joules": None})
+    monkeypatch.setattr(
+        "smallhold.compress.device_profile.measure_content", lambda *_, **__: measured | {"joules": None}
+    )
     cost = replace(profile, reference={"p50_ms": 1.0, "p95_ms": 1.2}).measure(b"")
     assert cost == {"p50_ms": 2.0, "p95_ms": 3.0, "resident_bytes": 7.0}
 

@@ -293,7 +293,7 @@ def test_energy_that_only_the_profile_counts_is_refused(
 ) -> None:
     """The profile's owner may read the processor's counter, and whoever searches may not."""
     costs = {"p50_of_reference": 1.0, "p95_of_reference": 1.0, "resident_bytes": 10**7, "joules": None}
-    monkeypatch.setattr("smallhold.compress.device_profile.measure_graph", lambda *_, **__: costs)
+    monkeypatch.setattr("smallhold.compress.device_profile.measure_content", lambda *_, **__: costs)
     counted = profile.model.coefficients | {"joules": profile.model.coefficients["p95_ms"]}
     knows = replace(profile, model=replace(profile.model, coefficients=counted))
     with pytest.raises(RecipeError, match="joules"):

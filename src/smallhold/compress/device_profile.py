@@ -27,7 +27,7 @@ from smallhold.compress.quantize import quantize_checkpoint
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError, RecipeError
 from smallhold.evaluate.device_cost import machine
-from smallhold.evaluate.graph_cost import measure_graph
+from smallhold.evaluate.graph_cost import measure_content
 from smallhold.learn.checkpoint import save_trunk
 from smallhold.learn.families import config_from_json, config_to_json
 from smallhold.learn.model import Trunk
@@ -194,11 +194,7 @@ def _of_shape(shape: Sequence[int]) -> tuple[TrunkConfig, int]:
 
 def _measure(graph: bytes) -> dict[str, float]:
     """A graph beside the reference; what the machine does not count is left out."""
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = Path(scratch) / "graph.onnx", Path(scratch) / "reference.onnx"
-        for path, content in zip(paths, (graph, _reference_graph()), strict=True):
-            path.write_bytes(content)
-        cost = measure_graph(*paths, positions=_POSITIONS, decisions=_DECISIONS)
+    cost = measure_content(graph, _reference_graph(), positions=_POSITIONS, decisions=_DECISIONS)
     return {name: float(value) for name, value in cost.items() if isinstance(value, int | float)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from smallhold.compress.shrink_recipe import ShrinkRecipe
 from smallhold.compress.student_quality import UnseenRows, measure_gain
 from smallhold.device.durable_file import write_durably
 from smallhold.errors import DataError
-from smallhold.evaluate.graph_cost import measure_graph
+from smallhold.evaluate.graph_cost import measure_content
 from smallhold.evaluate.picture import INK, LOOKS, draw
 from smallhold.evaluate.run_folder import CHECKPOINT_FOLDER
 from smallhold.learn.checkpoint import load_signal_model
@@ -81,18 +80,16 @@ def measure_steps(run: Path, recipe: ShrinkRecipe, rows: UnseenRows) -> list[Ste
         ("healed", run, run / CHECKPOINT_FOLDER, 32),
         (f"{bits} bits", run, twin_folder(run, bits), bits),
     ]
+    reference = trunk_onnx(read_weights(teacher / CHECKPOINT_FOLDER))
     found: list[Step] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        reference, graph = Path(scratch) / "teacher.onnx", Path(scratch) / "step.onnx"
-        reference.write_bytes(trunk_onnx(read_weights(teacher / CHECKPOINT_FOLDER)))
-        for name, place, checkpoint, stored in stages:
-            model = load_signal_model(checkpoint)
-            size = rest_bytes(teacher) + model_bytes(model.trunk.config, Door.of(model), stored)
-            quality = measure_gain(place, rows, checkpoint=checkpoint).share_of(gain)
-            graph.write_bytes(trunk_onnx(read_weights(checkpoint)))
-            cost = measure_graph(graph, reference, positions=_POSITIONS, decisions=_DECISIONS)
-            first_ms = found[0].decision_ms if found else cost["p50_ms"]
-            found.append(Step(name, quality, size, cost["p50_of_reference"] * first_ms))
+    for name, place, checkpoint, stored in stages:
+        model = load_signal_model(checkpoint)
+        size = rest_bytes(teacher) + model_bytes(model.trunk.config, Door.of(model), stored)
+        quality = measure_gain(place, rows, checkpoint=checkpoint).share_of(gain)
+        graph = trunk_onnx(read_weights(checkpoint))
+        cost = measure_content(graph, reference, positions=_POSITIONS, decisions=_DECISIONS)
+        first_ms = found[0].decision_ms if found else cost["p50_ms"]
+        found.append(Step(name, quality, size, cost["p50_of_reference"] * first_ms))
     return found
 
 

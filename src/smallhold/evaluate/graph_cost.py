@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TypedDict
@@ -87,6 +88,15 @@ def measure_graph(
         raise BackendError(f"{graph.name}: the measuring process ended with exit code {done.returncode}: {last}")
     cost: GraphCost = json.loads(done.stdout)
     return cost
+
+
+def measure_content(graph: bytes, reference: bytes, *, positions: int, decisions: int) -> GraphCost:
+    """`measure_graph` of graphs that lie in no file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = Path(scratch) / "graph.onnx", Path(scratch) / "reference.onnx"
+        for path, content in zip(paths, (graph, reference), strict=True):
+            path.write_bytes(content)
+        return measure_graph(*paths, positions=positions, decisions=decisions)
 
 
 class _Decider:
